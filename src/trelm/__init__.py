@@ -1,0 +1,1 @@
+"""Move a pretrained encoder to another language."""

@@ -1,0 +1,194 @@
+"""The adversarial game: a map and a discriminator that tries to tell mapped rows from real ones (METHOD section 3).
+
+Conneau et al. 2018, section 2.1. Two things make a step cheap and change no expected gradient: the mapping step
+leaves out the rows of `Y`, which send no gradient to `W`, and the discriminator's own gradients in that step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from trelm.alignment.criterion import mean_cosine_criterion, null_criterion
+from trelm.alignment.procrustes import orthogonalise
+
+LEAK = 0.2
+HIDDEN_LAYERS = 2
+GRADIENT_CLIPPING = 1.0
+COLLAPSE_MARGIN = 0.02
+
+
+@dataclass(frozen=True)
+class GameSettings:
+    """How the game is played; METHOD section 3 for the published values."""
+
+    epochs: int = 5
+    samples: int = 320_000  # of X and Y together, an epoch, that the mapping steps see
+    batch: int = 128  # rows of X in a step, and as many of Y
+    discriminator_width: int = 2048
+    discriminator_steps: int = 5
+    dropout: float = 0.1
+    smoothing: float = 0.1
+    learning_rate: float = 0.1
+    decay: float = 0.98
+    beta: float = 0.001
+    patience: int = 2
+    csls_neighbours: int = 10
+    criterion_entries: int = 10_000
+
+
+@dataclass(frozen=True)
+class GameResult:
+    """The best map of a game.
+
+    Attributes:
+        W: [d, d], of the best epoch by the criterion.
+        history: one mapping an epoch: epoch, criterion, discriminator_loss, discriminator_accuracy, learning_rate.
+        criterion: that of `W`.
+        null_criterion: what maps that know nothing reach (`criterion.null_criterion`).
+        collapsed: `criterion` is not above `null_criterion` by `COLLAPSE_MARGIN`: the game found nothing.
+    """
+
+    W: Tensor
+    history: list[dict[str, Any]]
+    criterion: float
+    null_criterion: float
+    collapsed: bool
+
+
+class Discriminator:
+    """The logit that a row came from `X`: input dropout, hidden layers with LeakyReLU, one output."""
+
+    def __init__(self, d: int, width: int, dropout: float, generator: Generator) -> None:
+        sizes = [d] + [width] * HIDDEN_LAYERS + [1]
+        self.dropout = dropout
+        self.weights = [_uniform((out, into), into, generator) for into, out in zip(sizes, sizes[1:])]
+        self.biases = [_uniform((out,), into, generator) for into, out in zip(sizes, sizes[1:])]
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        return self.weights + self.biases
+
+    def logits(self, rows: Tensor, generator: Generator) -> Tensor:
+        """[b] for `rows` [b, d]; the dropout is drawn from `generator`."""
+        kept = torch.rand(rows.shape, generator=generator) >= self.dropout
+        hidden = rows * kept / (1 - self.dropout)
+        for weight, bias in zip(self.weights[:-1], self.biases[:-1]):
+            hidden = F.leaky_relu(F.linear(hidden, weight, bias), LEAK)
+        return F.linear(hidden, self.weights[-1], self.biases[-1])[:, 0]
+
+
+class Game:
+    """The state of one game: the map, the discriminator, the draws."""
+
+    def __init__(self, X: Tensor, Y: Tensor, settings: GameSettings, seed: int) -> None:
+        self.X, self.Y, self.settings = X, Y, settings
+        self.generator = Generator().manual_seed(seed)
+        d = X.shape[1]
+        self.W = torch.eye(d)
+        self.discriminator = Discriminator(d, settings.discriminator_width, settings.dropout, self.generator)
+
+    def epoch(self, learning_rate: float) -> dict[str, float]:
+        """One epoch at this learning rate of the map; the discriminator's mean loss and accuracy."""
+        settings = self.settings
+        # A mapping step of MUSE counts the rows of both sides.
+        steps = math.ceil(settings.samples / (2 * settings.batch))
+        loss = accuracy = 0.0
+        for _ in range(steps):
+            for _ in range(settings.discriminator_steps):
+                step_loss, step_accuracy = self.discriminator_step()
+                loss, accuracy = loss + step_loss, accuracy + step_accuracy
+            self.mapping_step(learning_rate)
+        played = steps * settings.discriminator_steps
+        return {"discriminator_loss": loss / played, "discriminator_accuracy": accuracy / played}
+
+    def discriminator_step(self) -> tuple[float, float]:
+        """Teach the discriminator on one batch; its loss and accuracy there."""
+        settings, batch = self.settings, self.settings.batch
+        rows = torch.cat([self._draw(self.X) @ self.W.T, self._draw(self.Y)])
+        labels = torch.full((2 * batch,), settings.smoothing)
+        labels[:batch] = 1 - settings.smoothing
+        parameters = self.discriminator.parameters
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        logits = self.discriminator.logits(rows, self.generator)
+        loss = F.binary_cross_entropy_with_logits(logits, labels)
+        gradients = torch.autograd.grad(loss, parameters)
+        _descend(parameters, gradients, settings.learning_rate)
+        return float(loss), float(((logits > 0) == (labels > 0.5)).float().mean())
+
+    def mapping_step(self, learning_rate: float) -> None:
+        """Move the map so that mapped rows look like rows of `Y`, then towards the orthogonal group."""
+        for parameter in self.discriminator.parameters:
+            parameter.requires_grad_(False)
+        W = self.W.requires_grad_(True)
+        logits = self.discriminator.logits(self._draw(self.X) @ W.T, self.generator)
+        labels = torch.full_like(logits, self.settings.smoothing)
+        # Half: the published loss is a mean over both sides, of which the side of Y is constant in W.
+        loss = 0.5 * F.binary_cross_entropy_with_logits(logits, labels)
+        (gradient,) = torch.autograd.grad(loss, W)
+        with torch.no_grad():
+            self.W = orthogonalise(W - learning_rate * gradient, self.settings.beta)
+
+    def _draw(self, table: Tensor) -> Tensor:
+        return table[torch.randint(len(table), (self.settings.batch,), generator=self.generator)]
+
+
+def play(
+    X: Tensor,
+    Y: Tensor,
+    settings: GameSettings,
+    *,
+    seed: int,
+    on_epoch: Callable[[dict[str, Any]], None] | None = None,
+) -> GameResult:
+    """Learn a map without labels; the best epoch by the criterion is kept.
+
+    The map's learning rate decays every epoch, and is halved when the criterion falls below the epoch before.
+    The game ends after `epochs`, or when `patience` epochs in a row have not risen above the best.
+
+    Args:
+        X: [n, d], Y: [m, d], float32, sorted by falling frequency (only the criterion uses the order:
+            every row is as likely to be drawn).
+        seed: of the discriminator's weights, the draws, the dropout and the null maps.
+        on_epoch: called with each entry of the history.
+    """
+    score = {"entries": settings.criterion_entries, "k": settings.csls_neighbours}
+    null = null_criterion(X, Y, seed=seed, **score)
+    game = Game(X, Y, settings, seed)
+    best, best_criterion, previous, waited = game.W, -math.inf, -math.inf, 0
+    history: list[dict[str, Any]] = []
+    rate = settings.learning_rate
+    for epoch in range(1, settings.epochs + 1):
+        measured = game.epoch(rate)
+        criterion = mean_cosine_criterion(X @ game.W.T, Y, **score)
+        history.append({"epoch": epoch, "criterion": criterion, "learning_rate": rate, **measured})
+        if on_epoch is not None:
+            on_epoch(history[-1])
+        waited = 0 if criterion > best_criterion else waited + 1
+        if criterion > best_criterion:
+            best, best_criterion = game.W, criterion
+        if waited >= settings.patience:
+            break
+        rate *= settings.decay * (0.5 if criterion < previous else 1.0)
+        previous = criterion
+    return GameResult(best.detach(), history, best_criterion, null, best_criterion <= null + COLLAPSE_MARGIN)
+
+
+def _uniform(shape: tuple[int, ...], fan_in: int, generator: Generator) -> Tensor:
+    return (2 * torch.rand(shape, generator=generator) - 1) / math.sqrt(fan_in)
+
+
+def _descend(parameters: list[Tensor], gradients: tuple[Tensor, ...], learning_rate: float) -> None:
+    """One step of plain gradient descent, the gradient's norm clipped."""
+    norm = torch.stack([gradient.norm() for gradient in gradients]).norm()
+    scale = learning_rate * float((GRADIENT_CLIPPING / (norm + 1e-12)).clamp(max=1.0))
+    with torch.no_grad():
+        for parameter, gradient in zip(parameters, gradients):
+            parameter.sub_(gradient, alpha=scale)

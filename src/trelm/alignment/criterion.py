@@ -1,0 +1,88 @@
+"""How good a map is, judged without labels; and its refinement by its own best translations (METHOD section 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trelm.alignment.csls import csls_neighbours, mutual_neighbours, unit_rows
+from trelm.alignment.procrustes import procrustes
+
+NULL_DRAWS = 3
+
+
+def mean_cosine_criterion(mapped_X: Tensor, Y: Tensor, *, entries: int, k: int = 10) -> float:
+    """The mean cosine of the most frequent rows' images with their CSLS translations (Conneau et al. 2018, section 3.5).
+
+    Args:
+        mapped_X: [n, d], `X @ W.T`, sorted by falling frequency.
+        Y: [m, d], sorted by falling frequency.
+        entries: so many rows of each, from the start, are translated and translated into; all where there are fewer.
+        k: neighbours of CSLS.
+    """
+    images, targets = mapped_X[:entries], Y[:entries]
+    _, nearest = csls_neighbours(images, targets, k=k)
+    return float((unit_rows(images) * unit_rows(targets)[nearest[:, 0]]).sum(dim=1).mean())
+
+
+def null_criterion(X: Tensor, Y: Tensor, *, entries: int, k: int = 10, seed: int) -> float:
+    """The best criterion of maps that know nothing: the identity, and random rotations."""
+    generator = torch.Generator().manual_seed(seed)
+    d = X.shape[1]
+    maps = [torch.eye(d)] + [random_orthogonal(d, generator) for _ in range(NULL_DRAWS)]
+    return max(mean_cosine_criterion(X[:entries] @ W.T, Y, entries=entries, k=k) for W in maps)
+
+
+def random_orthogonal(d: int, generator: torch.Generator) -> Tensor:
+    """A matrix [d, d], uniform over the orthogonal group."""
+    Q, R = torch.linalg.qr(torch.randn(d, d, generator=generator, dtype=torch.float64))
+    return (Q * R.diagonal().sign()).float()
+
+
+def refine(
+    X: Tensor,
+    Y: Tensor,
+    W: Tensor,
+    *,
+    rounds: int,
+    entries: int,
+    k: int = 10,
+    criterion_entries: int | None = None,
+    on_round: Callable[[dict[str, Any]], None] | None = None,
+) -> tuple[Tensor, list[dict[str, Any]]]:
+    """Rounds of: a dictionary of mutual CSLS neighbours under `W`, then Procrustes on it; the best `W` is kept.
+
+    Args:
+        X, Y: [n, d], [m, d], each sorted by falling frequency.
+        W: [d, d], where to start.
+        entries: so many most frequent rows of each side may enter the dictionary.
+        criterion_entries: rows that the criterion is taken over; `entries` by default.
+        on_round: called with each entry of the history.
+
+    Returns:
+        The `W` of the highest criterion, the first one included, and the history: one
+        `{"round", "criterion", "dictionary"}` a round, round 0 being `W` as it came (dictionary 0).
+        It ends early where no pair is mutual.
+    """
+    scored = criterion_entries or entries
+    best, history = W, [_round(0, X, Y, W, 0, scored, k)]
+    best_criterion = history[0]["criterion"]
+    for number in range(1, rounds + 1):
+        pairs = mutual_neighbours(X[:entries] @ W.T, Y[:entries], k=k)
+        if len(pairs) == 0:
+            break
+        W = procrustes(X[pairs[:, 0]], Y[pairs[:, 1]])
+        history.append(_round(number, X, Y, W, len(pairs), scored, k))
+        if on_round is not None:
+            on_round(history[-1])
+        if history[-1]["criterion"] > best_criterion:
+            best, best_criterion = W, history[-1]["criterion"]
+    return best, history
+
+
+def _round(number: int, X: Tensor, Y: Tensor, W: Tensor, pairs: int, entries: int, k: int) -> dict[str, Any]:
+    criterion = mean_cosine_criterion(X[:entries] @ W.T, Y, entries=entries, k=k)
+    return {"round": number, "criterion": criterion, "dictionary": pairs}

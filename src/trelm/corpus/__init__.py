@@ -1,0 +1,1 @@
+"""Text, parallel text and treebanks: streaming readers, cleaning, deduplication, held-out split."""

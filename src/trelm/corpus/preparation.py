@@ -1,0 +1,401 @@
+"""From the user's files to clean, deduplicated training and held-out text, every dropped line counted.
+
+`prepare` writes six files, each atomically. `source.txt`, `target.txt`: training text, a line each, the sides of the
+training pairs included. `parallel.tsv`: training pairs. `source-held-out.txt`, `target-held-out.txt`,
+`parallel-held-out.tsv`: lowest content hash first.
+
+Deduplication is exact, by `fingerprint`: within a language, and for pairs by both sides. Evaluation sentences go from
+all six files. A pair is dropped when one side is more than `max_pair_ratio` times as wide as the other, wide East Asian
+characters counting twice. Of each input file or data set, the first `max_lines` lines are taken; those beyond are
+counted, except in Hub data sets, which are left there and marked as not complete. What is named twice is read once.
+
+The held-out rule. A sentence is held out if its fingerprint, hashed once more, is below its language's fraction: this
+depends on the content alone, not on file or order. A pair is held out if either side is, and then the other side is
+held out too. Whatever is held out is in no training file of its language; a pair that shares a side with a held-out
+pair is neither trained on nor held out. The fraction is `held_out_fraction`, or more for a small corpus: as much as
+makes `min(held_out_lines, 200)` lines expected, but at most 5 % a language, so that of the pairs (which go when either
+side does) and of their text about 10 % at most is held out, unless `held_out_fraction` itself asks for more. Of what is
+held out, the `held_out_lines` lowest hashes a file are written.
+
+The counts that `prepare` returns. `inputs`: for each file or data set `read` (lines, blank ones of text aside), `kept`
+(for training), `dropped` by reason, `complete`. `outputs`: for each file written `lines` and `characters` (line breaks
+and tabs aside). `held_out_fraction`: the effective one, for `source` and `target`. `evaluation_sentences`: distinct.
+"""
+
+from __future__ import annotations
+
+import shutil
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from trelm.corpus import hub
+from trelm.corpus.cleaning import display_width, fingerprint, length_problem, normalise
+from trelm.corpus.files import expand, read_lines
+from trelm.corpus.parallel import read_pairs
+from trelm.corpus.splitting import Fingerprints, Mask, Part, Split, split_corpus
+from trelm.corpus.text import read_text
+from trelm.errors import data_error
+from trelm.workspace import atomic_path, write_text, writing
+
+TEXT_REASONS = ("empty", "too_short", "too_long", "duplicate", "evaluation", "held_out", "beyond_max_lines")
+PAIR_REASONS = (*TEXT_REASONS, "ratio", "same_on_both_sides")
+
+_REPORT_EVERY = 10_000  # lines between two calls of on_progress
+_MOST_REPEATS = 10  # of the smaller language, in balanced text
+
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a line or pair must meet: characters a side, ratio of the sides' widths, lines an input (None: all)."""
+
+    minimum: int
+    maximum: int
+    ratio: float
+    lines: int | None
+
+
+@dataclass
+class Input:
+    """One input file or data set: what became of its lines.
+
+    Attributes:
+        read: lines that were read, blank ones of text aside.
+        dropped: how many of them were dropped, by reason.
+        spooled: the lines of the spool that came from here.
+        complete: False where a Hub data set was left at `max_lines`, so that nobody knows what else it holds.
+    """
+
+    name: str
+    dropped: Counter[str]
+    read: int = 0
+    complete: bool = True
+    spooled: slice = field(default_factory=lambda: slice(0, 0))
+
+    def report(self) -> dict[str, Any]:
+        """Plain values, every reason named; `kept` lines are those that are trained on."""
+        kept = self.read - self.dropped.total()
+        return {"read": self.read, "kept": kept, "dropped": dict(self.dropped), "complete": self.complete}
+
+
+@dataclass
+class Spool:
+    """Clean lines (or pairs) of all inputs, in a file, and their fingerprints, in memory: eight bytes a line and side.
+
+    Attributes:
+        columns: one array of fingerprints (text), or two (pairs), of as many entries as the file has lines.
+    """
+
+    path: Path
+    inputs: list[Input]
+    columns: tuple[Fingerprints, ...]
+
+    def lines(self) -> Iterator[str]:
+        """The lines, each with its line break."""
+        with self.path.open(encoding="utf-8", newline="\n") as stream:
+            yield from stream
+
+    def sides(self, column: int) -> Iterator[str]:
+        """One side of each pair, with a line break."""
+        return (line.rstrip("\n").split("\t")[column] + "\n" for line in self.lines())
+
+    def count(self, dropped: Mapping[str, Mask]) -> None:
+        """Add the lines of the masks to what each input lost for these reasons."""
+        for reason, mask in dropped.items():
+            for entry in self.inputs:
+                entry.dropped[reason] += int(mask[entry.spooled].sum())
+
+
+def prepare(
+    folder: Path,
+    *,
+    source_text: Sequence[str],
+    target_text: Sequence[str],
+    parallel: Sequence[str | tuple[str, str]],
+    languages: tuple[str, str],
+    evaluation_text: Iterable[str],
+    min_characters: int,
+    max_characters: int,
+    max_pair_ratio: float,
+    held_out_fraction: float,
+    held_out_lines: int,
+    max_lines: int | None,
+    on_progress: Callable[[int], None] | None = None,
+) -> dict[str, Any]:
+    """Clean, deduplicate and split all text into six files of `folder`, by the rules at the top of this module.
+
+    Args:
+        source_text, target_text, parallel: as `read_text` and `read_pairs` take them.
+        evaluation_text: sentences of evaluation sets, of either language.
+        min_characters, max_characters: of a line, or of each side of a pair.
+
+    Raises:
+        DataError: an input cannot be read, or nothing is left for the source text, the target text or the pairs.
+    """
+    limits = Limits(min_characters, max_characters, max_pair_ratio, max_lines)
+    evaluation = _unique_fingerprints(evaluation_text)
+    progress = _Progress(on_progress)
+    with _spool_folder(folder) as spools:
+        source = _spool_text(spools / "source", source_text, limits, progress, "source")
+        target = _spool_text(spools / "target", target_text, limits, progress, "target")
+        pairs = _spool_pairs(spools / "pairs", parallel, languages, limits, progress)
+        progress.finish()
+        split = split_corpus(
+            *(source.columns[0], target.columns[0], (pairs.columns[0], pairs.columns[1])),
+            evaluation=evaluation, fraction=held_out_fraction, limit=held_out_lines,
+        )  # fmt: skip
+        _count_and_require(source, target, pairs, split)
+        outputs = _write_all(folder, source, target, pairs, split)
+    return {
+        "inputs": {entry.name: entry.report() for spool in (source, target, pairs) for entry in spool.inputs},
+        "outputs": outputs,
+        "held_out_fraction": {"source": split.fractions[0], "target": split.fractions[1]},
+        "evaluation_sentences": len(evaluation),
+    }
+
+
+def balanced_lines(source: Path, target: Path, limit: int, seed: int) -> Iterator[str]:
+    """Lines of both files, interleaved so that at any point both have given about as many characters.
+
+    The smaller file is repeated, at most ten times; of the larger one, no more is taken than balances that: an even
+    sample of its lines, in their order. Memory is bounded; the same seed gives the same lines.
+
+    Args:
+        source, target: UTF-8 text; blank lines do not count.
+        limit: the most lines of either file that are given, repeats counted.
+        seed: of the samples.
+
+    Raises:
+        DataError: a file is empty or cannot be read.
+    """
+    sizes = [_size(path) for path in (source, target)]
+    means = [characters / lines for lines, characters in sizes]
+    totals = [characters for _, characters in sizes]
+    goal = min(max(totals), _MOST_REPEATS * min(totals), *(limit * mean for mean in means))
+    rows = [
+        _repeated(path, round(goal / mean), lines, np.random.default_rng([seed, number]))
+        for number, (path, mean, (lines, _)) in enumerate(zip((source, target), means, sizes))
+    ]
+    yield from _interleaved(rows[0], rows[1])
+
+
+def _size(path: Path) -> tuple[int, int]:
+    """Lines that are not blank, and their characters."""
+    lines = characters = 0
+    for _, line in read_lines(path):
+        if line.strip():
+            lines, characters = lines + 1, characters + len(line)
+    return lines, characters
+
+
+def _repeated(path: Path, wanted: int, lines: int, generator: np.random.Generator) -> Iterator[str]:
+    """`wanted` of the file's lines: the whole file as often as it goes in, then an even sample for the rest."""
+    for _ in range(wanted // lines):
+        yield from (line for _, line in read_lines(path) if line.strip())
+    needed, left = wanted % lines, lines
+    if not needed:
+        return
+    for _, line in read_lines(path):
+        if not line.strip():
+            continue
+        # Knuth's selection sampling: exactly `needed` of the lines, each set of them as likely as any other.
+        if generator.random() * left < needed:
+            needed -= 1
+            yield line
+        left -= 1
+
+
+def _interleaved(first: Iterator[str], second: Iterator[str]) -> Iterator[str]:
+    """The lines of both, always next from the one that has given fewer characters so far."""
+    ahead = 0  # characters that the first has given more than the second
+    pending = [next(first, None), next(second, None)]
+    while pending[0] is not None or pending[1] is not None:
+        turn = pending[0] is None or (ahead > 0 and pending[1] is not None)
+        line = pending[turn]
+        pending[turn] = next(second if turn else first, None)
+        if line is not None:
+            ahead += -len(line) if turn else len(line)
+            yield line
+
+
+class _Progress:
+    """Counts lines, and tells of them now and then."""
+
+    def __init__(self, tell: Callable[[int], None] | None) -> None:
+        self._tell = tell
+        self._lines = 0
+
+    def tick(self) -> None:
+        self._lines += 1
+        if self._lines % _REPORT_EVERY == 0:
+            self.finish()
+
+    def finish(self) -> None:
+        if self._tell is not None:
+            self._tell(self._lines)
+
+
+@contextmanager
+def _spool_folder(folder: Path) -> Iterator[Path]:
+    """A folder for what is only needed meanwhile; what an earlier attempt left there is cleared."""
+    spools = folder / ".spool"
+    with writing(folder):
+        shutil.rmtree(spools, ignore_errors=True)
+        spools.mkdir(parents=True)
+        try:
+            yield spools
+        finally:
+            shutil.rmtree(spools, ignore_errors=True)
+
+
+def _unique_fingerprints(texts: Iterable[str]) -> Fingerprints:
+    fingerprints = array("Q", (fingerprint(text) for text in map(normalise, texts) if text))
+    return np.unique(np.asarray(fingerprints, dtype=np.uint64))
+
+
+def _spool_text(path: Path, sources: Sequence[str], limits: Limits, progress: _Progress, role: str) -> Spool:
+    """Clean the lines of one language's inputs."""
+    inputs: list[Input] = []
+    fingerprints = array("Q")
+    with path.open("w", encoding="utf-8", newline="\n") as stream:
+        for source in _each_input(sources):
+            entry = Input(f"{role}: {source}", Counter(dict.fromkeys(TEXT_REASONS, 0)))
+            begin = len(fingerprints)
+            for text in map(normalise, _from_start(read_text(source), entry, limits.lines, progress)):
+                if problem := length_problem(text, limits.minimum, limits.maximum):
+                    entry.dropped[problem] += 1
+                else:
+                    stream.write(text + "\n")
+                    fingerprints.append(fingerprint(text))
+            entry.spooled = slice(begin, len(fingerprints))
+            inputs.append(entry)
+    return Spool(path, inputs, (np.asarray(fingerprints, dtype=np.uint64),))
+
+
+def _spool_pairs(
+    path: Path,
+    sources: Sequence[str | tuple[str, str]],
+    languages: tuple[str, str],
+    limits: Limits,
+    progress: _Progress,
+) -> Spool:
+    """Clean the pairs of all parallel inputs."""
+    inputs: list[Input] = []
+    columns = (array("Q"), array("Q"))
+    with path.open("w", encoding="utf-8", newline="\n") as stream:
+        for source in _each_input(sources):
+            name = source if isinstance(source, str) else " + ".join(source)
+            entry = Input(f"parallel: {name}", Counter(dict.fromkeys(PAIR_REASONS, 0)))
+            begin = len(columns[0])
+            for sides in _from_start(read_pairs(source, languages), entry, limits.lines, progress):
+                pair = (normalise(sides[0]), normalise(sides[1]))
+                prints = (fingerprint(pair[0]), fingerprint(pair[1]))
+                if problem := _pair_problem(pair, prints, limits):
+                    entry.dropped[problem] += 1
+                else:
+                    stream.write("\t".join(pair) + "\n")
+                    columns[0].append(prints[0])
+                    columns[1].append(prints[1])
+            entry.spooled = slice(begin, len(columns[0]))
+            inputs.append(entry)
+    return Spool(path, inputs, tuple(np.asarray(column, dtype=np.uint64) for column in columns))
+
+
+def _pair_problem(pair: tuple[str, str], fingerprints: tuple[int, int], limits: Limits) -> str | None:
+    problems = [length_problem(text, limits.minimum, limits.maximum) for text in pair]
+    for reason in ("empty", "too_short", "too_long"):
+        if reason in problems:
+            return reason
+    if fingerprints[0] == fingerprints[1]:
+        return "same_on_both_sides"
+    narrow, wide = sorted(map(display_width, pair))
+    return "ratio" if wide > limits.ratio * narrow else None
+
+
+def _each_input(sources: Sequence[Any]) -> list[Any]:
+    """Globs as their files; data sets and pairs of files as they are; what is named twice, once."""
+    inputs: dict[Any, None] = {}
+    for source in sources:
+        one = not isinstance(source, str) or hub.is_hub_name(source)
+        inputs.update(dict.fromkeys([source] if one else map(str, expand(source))))
+    return list(inputs)
+
+
+def _from_start(items: Iterable[Item], entry: Input, limit: int | None, progress: _Progress) -> Iterator[Item]:
+    """The first `limit` items; the others are counted, except in Hub data sets, which may be endless."""
+    for item in items:
+        entry.read += 1
+        progress.tick()
+        if limit is None or entry.read <= limit:
+            yield item
+            continue
+        entry.dropped["beyond_max_lines"] += 1
+        if hub.PREFIX in entry.name:
+            entry.complete = False
+            return
+
+
+def _count_and_require(source: Spool, target: Spool, pairs: Spool, split: Split) -> None:
+    """Count what the split drops, then refuse to go on where one of the three has nothing to train on."""
+    parts = {"source text": (source, split.source), "target text": (target, split.target)}
+    parts["parallel text"] = (pairs, split.pairs)
+    for spool, part in parts.values():
+        spool.count(part.dropped)
+    for what, (spool, part) in parts.items():
+        _require(what, spool, part)
+
+
+def _require(what: str, spool: Spool, part: Part) -> None:
+    """Refuse to go on without training text."""
+    if part.training.any():
+        return
+    read = sum(entry.read for entry in spool.inputs)
+    dropped = sum((entry.dropped for entry in spool.inputs), Counter[str]())
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in dropped.most_common()) or "no reason"
+    found = f"none: all of the {read:,} lines read were dropped ({reasons})" if read else "none: no line was read"
+    hint = "give more text, or relax the limits under `corpus`"
+    raise data_error(what, None, expected="lines to train on", found=found, hint=hint)
+
+
+def _write_all(folder: Path, source: Spool, target: Spool, pairs: Spool, split: Split) -> dict[str, dict[str, int]]:
+    """Write the six files."""
+    return {
+        **_write(folder / "source.txt", chain(source.lines(), pairs.sides(0)), split.source),
+        **_write(folder / "target.txt", chain(target.lines(), pairs.sides(1)), split.target),
+        **_write(folder / "parallel.tsv", pairs.lines(), split.pairs),
+    }
+
+
+def _write(path: Path, lines: Iterator[str], part: Part) -> dict[str, dict[str, int]]:
+    """Write the training lines to `path` and the held-out ones beside it; lines and characters of both."""
+    slots = {int(position): slot for slot, position in enumerate(part.held_out)}
+    held_out = [""] * len(slots)
+    totals = [0, 0]
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as stream:
+        for position, (line, trains) in enumerate(zip(lines, part.training.tobytes())):
+            if trains:
+                stream.write(line)
+                totals = [totals[0] + 1, totals[1] + _characters(line)]
+            elif position in slots:
+                held_out[slots[position]] = line
+    beside = path.with_name(f"{path.stem}-held-out{path.suffix}")
+    write_text(beside, "".join(held_out))
+    return {
+        path.name: {"lines": totals[0], "characters": totals[1]},
+        beside.name: {"lines": len(held_out), "characters": sum(map(_characters, held_out))},
+    }
+
+
+def _characters(line: str) -> int:
+    """Characters of a line, its line break and the tab of a pair aside."""
+    return len(line) - 1 - line.count("\t")

@@ -1,0 +1,144 @@
+"""Which lines train, which are held out, which are dropped: decided on fingerprints alone, for whole corpora at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Fingerprints = NDArray[np.uint64]
+Mask = NDArray[np.bool_]
+Positions = NDArray[np.int64]
+
+_HELD_OUT_WANTED = 200  # sentences that a small corpus should give, for a held-out figure that is worth something
+_LARGEST_RISE = 0.05  # of one language; a pair goes when either of its sides goes, which makes ten per cent at most
+
+
+@dataclass(frozen=True)
+class Part:
+    """What becomes of the lines of one language, or of the pairs.
+
+    Attributes:
+        training: [n] mask of what is trained on, each sentence or pair once.
+        held_out: [at most the limit] positions of what is held out and written, lowest content hash first.
+        dropped: [m] a mask for each reason; for text, m counts its own lines, and n those and the pairs' sides after them.
+    """
+
+    training: Mask
+    held_out: Positions
+    dropped: dict[str, Mask]
+
+
+@dataclass(frozen=True)
+class Split:
+    """The parts of a corpus, and the fraction of each language that was held out."""
+
+    source: Part
+    target: Part
+    pairs: Part
+    fractions: tuple[float, float]
+
+
+def split_corpus(
+    source: Fingerprints,
+    target: Fingerprints,
+    pairs: tuple[Fingerprints, Fingerprints],
+    *,
+    evaluation: Fingerprints,
+    fraction: float,
+    limit: int,
+) -> Split:
+    """Remove evaluation sentences and duplicates, and hold sentences and pairs out by content (rule: `prepare`).
+
+    Args:
+        source, target: [n_s], [n_t] fingerprints of each language's text.
+        pairs: [p] and [p], of the pairs' source and target sides.
+        evaluation: of sentences that are removed from everything.
+        fraction: share that is held out, before the rise for small corpora.
+        limit: the most lines of a held-out file.
+    """
+    texts = (source, target)
+    evaluated = np.isin(pairs[0], evaluation) | np.isin(pairs[1], evaluation)
+    fractions = tuple(
+        effective_fraction(_distinct(np.concatenate([text, side]), evaluation), fraction, limit)
+        for text, side in zip(texts, pairs)
+    )
+    keys = _ranks(pairs[0] ^ _ranks(pairs[1]))
+    duplicate = ~evaluated & ~first_occurrences(keys)
+    usable = ~evaluated & ~duplicate
+    chosen = usable & (_is_chosen(pairs[0], fractions[0]) | _is_chosen(pairs[1], fractions[1]))
+    touching = usable & (np.isin(pairs[0], pairs[0][chosen]) | np.isin(pairs[1], pairs[1][chosen]))
+    training = usable & ~touching
+    parts = [
+        _split_text(text, side, evaluation, fraction, training, chosen, limit)
+        for text, side, fraction in zip(texts, pairs, fractions)
+    ]
+    dropped = {"duplicate": duplicate, "evaluation": evaluated, "held_out": touching}
+    pair_part = Part(training, _lowest(keys, chosen, limit), dropped)
+    return Split(parts[0], parts[1], pair_part, (fractions[0], fractions[1]))
+
+
+def effective_fraction(sentences: int, fraction: float, limit: int) -> float:
+    """The share of a language that is held out: `fraction`, or what makes about 200 (or `limit`) sentences, up to 5 %."""
+    if not sentences:
+        return fraction
+    return max(fraction, min(_LARGEST_RISE, min(limit, _HELD_OUT_WANTED) / sentences))
+
+
+def first_occurrences(values: Fingerprints) -> Mask:
+    """[n] mask of the entries that no earlier one equals."""
+    mask = np.zeros(len(values), dtype=np.bool_)
+    mask[np.unique(values, return_index=True)[1]] = True
+    return mask
+
+
+def _split_text(
+    text: Fingerprints,
+    side: Fingerprints,
+    evaluation: Fingerprints,
+    fraction: float,
+    training_pairs: Mask,
+    held_out_pairs: Mask,
+    limit: int,
+) -> Part:
+    """One language: its text [n], then the sides of the pairs [p]."""
+    evaluated = np.isin(text, evaluation)
+    duplicate = ~evaluated & ~first_occurrences(text)
+    chosen = _is_chosen(text, fraction) | np.isin(text, side[held_out_pairs])
+    usable = ~evaluated & ~duplicate
+    everything = np.concatenate([text, side])
+    training = _first_among(everything, np.concatenate([usable & ~chosen, training_pairs]))
+    held_out = _first_among(everything, np.concatenate([usable & chosen, held_out_pairs]))
+    dropped = {"duplicate": duplicate, "evaluation": evaluated, "held_out": usable & chosen}
+    return Part(training, _lowest(_ranks(everything), held_out, limit), dropped)
+
+
+def _first_among(values: Fingerprints, eligible: Mask) -> Mask:
+    """[n] mask of the eligible entries that no earlier eligible one equals."""
+    mask = np.zeros(len(values), dtype=np.bool_)
+    mask[np.flatnonzero(eligible)[first_occurrences(values[eligible])]] = True
+    return mask
+
+
+def _lowest(ranks: Fingerprints, eligible: Mask, limit: int) -> Positions:
+    """Positions of the eligible entries with the lowest ranks, in that order."""
+    positions = np.flatnonzero(eligible)
+    return positions[np.argsort(ranks[positions], kind="stable")][:limit]
+
+
+def _is_chosen(fingerprints: Fingerprints, fraction: float) -> Mask:
+    return _ranks(fingerprints) < np.uint64(fraction * 2.0**64)
+
+
+def _ranks(fingerprints: Fingerprints) -> Fingerprints:
+    """[n] fingerprints hashed once more (the finaliser of SplitMix64), so that nothing of their own order is left."""
+    mixed = fingerprints + np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))
+
+
+def _distinct(fingerprints: Fingerprints, without: Fingerprints) -> int:
+    unique = np.unique(fingerprints)
+    return int((~np.isin(unique, without)).sum())

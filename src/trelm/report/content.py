@@ -1,0 +1,283 @@
+"""What the report says, independent of how it is written: a verdict, and sections of tables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from trelm.report.schema import CorpusInput, Report, Scores
+
+MISSING = "–"
+HARDLY = 0.01
+"""Relative difference of bits per character below which one run cannot tell two models apart."""
+
+STEP_COLUMNS = {"seconds": "Seconds", "tokens": "Tokens", "flops": "FLOPs", "updates": "Updates"}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells as text; the first column names the row, the others are figures unless `prose` is set."""
+
+    caption: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    prose: bool = False
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading with sentences, tables and the names of figures (`figures.py`)."""
+
+    identifier: str
+    title: str
+    paragraphs: tuple[str, ...] = ()
+    tables: tuple[Table, ...] = ()
+    figures: tuple[str, ...] = field(default=())
+
+
+def verdict(report: Report) -> str:
+    """One sentence: was the transfer worth it, by bits per character and masked accuracy against scratch?"""
+    ours, scratch = report.models.transferred, report.models.scratch
+    if _bits(ours) is None:
+        return "Unknown: the run holds no bits per character of the transferred model."
+    if scratch is None or _bits(scratch) is None:
+        return f"Unknown: no model was trained from scratch to compare with; {_own_bits(report)}."
+    relative = 1 - float(ours.bits_per_character or 0) / float(scratch.bits_per_character or math.inf)
+    direction = "fewer" if relative >= 0 else "more"
+    text = (
+        f"{_judgement(relative, ours, scratch)}: {_own_bits(report)}, {share(abs(relative))} {direction} than the same "
+        f"architecture trained from scratch ({number(scratch.bits_per_character)})"
+    )
+    if ours.masked_accuracy is not None:
+        text += f", and fills {share(ours.masked_accuracy)} of the masked tokens rightly"
+        text += f", against {share(scratch.masked_accuracy)}" if scratch.masked_accuracy is not None else ""
+    return text + "."
+
+
+def _judgement(relative: float, ours: Scores, scratch: Scores) -> str:
+    """The first word(s) of the verdict; `relative` is the share of bits saved."""
+    if abs(relative) < HARDLY:
+        return "Hardly, the two models are within 1 % of each other"
+    gained = (ours.masked_accuracy or 0) - (scratch.masked_accuracy or 0)
+    both = ours.masked_accuracy is not None and scratch.masked_accuracy is not None
+    if both and gained * relative < 0:
+        return "Mixed, bits per character and accuracy disagree"
+    return "Yes" if relative > 0 else "No"
+
+
+def _own_bits(report: Report) -> str:
+    return (
+        f"the transferred model spends {number(report.models.transferred.bits_per_character)} bits per character "
+        f"on held-out text in '{report.languages.target}'"
+    )
+
+
+def _bits(scores: Scores) -> float | None:
+    value = scores.bits_per_character
+    return value if value is not None and math.isfinite(value) and value > 0 else None
+
+
+def sections(report: Report) -> list[Section]:
+    """Every section that the report has data for, in order."""
+    found = [
+        _models(report),
+        _curves(report),
+        _examples(report),
+        _alignment(report),
+        _numbers("word-links", "Word links", report.word_links),
+        _numbers("cdlm", "Cross-lingual objective (CdLM)", report.cdlm),
+        _corpus(report),
+        _numbers("vocabulary", "Vocabulary", report.vocabulary),
+        _steps(report),
+        _setting(report),
+    ]
+    return [section for section in found if section is not None]
+
+
+def _models(report: Report) -> Section:
+    models = report.models
+    named = {
+        "transferred": models.transferred,
+        "from scratch": models.scratch,
+        "transferred, before training": models.start,
+        "token frequencies alone (floor)": report.unigram,
+    }
+    rows = [
+        (
+            name,
+            number(scores.bits_per_character),
+            share(scores.masked_accuracy),
+            number(scores.masked_loss),
+            share(scores.unit_accuracy),
+        )
+        for name, scores in named.items()
+        if scores is not None
+    ]
+    header = ("Model", "Bits per character", "Masked accuracy", "Masked loss (nats)", "Whole words right")
+    note = (
+        "Fewer bits and a lower loss are better; so is a higher accuracy. The same held-out words are masked for all."
+    )
+    paragraphs = (note, report.baseline_rule) if report.baseline_rule else (note,)
+    return Section("models", "Models", paragraphs, (Table("Scores on held-out text", header, tuple(rows)),))
+
+
+def _curves(report: Report) -> Section | None:
+    names = ["loss"] if any(curve.loss for curve in report.curves.values()) else []
+    if any(curve.held_out and curve.held_out.bits_per_character for curve in report.curves.values()):
+        names.append("held-out")
+    if not names:
+        return None
+    note = (
+        "The stages of the transferred model follow one another; the model from scratch starts at zero. The stages "
+        "predict different things, so only losses of masked language modelling on the target language compare."
+    )
+    rows = tuple(
+        (stage, number(_first(curve.loss)), number(_last(curve.loss)), number(_last(curve.tokens)))
+        for stage, curve in report.curves.items()
+        if curve.loss
+    )
+    table = Table("Training loss of each stage", ("Stage", "First", "Last", "Tokens"), rows)
+    return Section("curves", "Training", (note,), (table,) if rows else (), tuple(names))
+
+
+def _examples(report: Report) -> Section | None:
+    if not report.examples:
+        return None
+    rows = tuple(
+        (example.text, ", ".join(f"{guess.token} ({share(guess.score)})" for guess in example.predictions) or MISSING)
+        for example in report.examples
+    )
+    table = Table("Masks filled by the transferred model", ("Text", "Guesses, best first"), rows, prose=True)
+    return Section("examples", "Examples", (), (table,))
+
+
+def _alignment(report: Report) -> Section | None:
+    alignment = report.alignment
+    if alignment is None:
+        return None
+    keys = ("criterion", "precision_at_1", "precision_at_5", "chance_at_1", "queries")
+    chosen = {key: getattr(alignment, key) for key in keys if getattr(alignment, key) is not None}
+    rows = tuple(
+        (
+            name + (" (chosen)" if name == alignment.method else ""),
+            number(candidate.criterion),
+            share(candidate.precision_at_1),
+            share(candidate.precision_at_5),
+            number(candidate.seconds),
+            {True: "yes", False: "no", None: MISSING}[candidate.collapsed],
+        )
+        for name, candidate in alignment.candidates.items()
+    )
+    header = ("Method", "Criterion", "Precision@1", "Precision@5", "Seconds", "Collapsed")
+    tables = [_number_table("Chosen alignment", chosen)] if chosen else []
+    tables += [Table("Methods tried", header, rows)] if rows else []
+    sentence = f"Method: {alignment.method}." if alignment.method else ""
+    return Section("alignment", "Alignment of the embedding spaces", (sentence,) if sentence else (), tuple(tables))
+
+
+def _corpus(report: Report) -> Section | None:
+    if report.corpus is None:
+        return None
+    tables = []
+    if report.corpus.inputs:
+        rows = tuple(_input_row(name, counts) for name, counts in report.corpus.inputs.items())
+        tables.append(Table("Inputs, in lines", ("Input", "Read", "Kept", "Dropped", "Reasons"), rows))
+    if report.corpus.outputs:
+        tables.append(_number_table("Outputs", report.corpus.outputs))
+    return Section("corpus", "Corpus", (), tuple(tables)) if tables else None
+
+
+def _input_row(name: str, counts: CorpusInput) -> tuple[str, ...]:
+    reasons = ", ".join(f"{humanise(reason)} {number(lines)}" for reason, lines in counts.dropped.items() if lines)
+    dropped = sum(counts.dropped.values())
+    return name, number(counts.read), number(counts.kept), number(dropped), reasons or MISSING
+
+
+def _steps(report: Report) -> Section | None:
+    if not report.steps:
+        return None
+    columns = [key for key in STEP_COLUMNS if any(getattr(cost, key) is not None for cost in report.steps.values())]
+    rows = [(name, *(number(getattr(cost, key)) for key in columns)) for name, cost in report.steps.items()]
+    totals = [sum(getattr(cost, key) or 0 for cost in report.steps.values()) for key in columns]
+    rows.append(("total", *(number(total) for total in totals)))
+    header = ("Step", *(STEP_COLUMNS[key] for key in columns))
+    return Section("steps", "Cost of each step", (), (Table("What each step cost", header, tuple(rows)),))
+
+
+def _setting(report: Report) -> Section | None:
+    values: dict[str, Any] = {}
+    if report.seed is not None:
+        values["seed"] = str(report.seed)
+    values |= {f"budget: {key}": value for key, value in flatten(report.budget or {}).items()}
+    values |= {f"export: {key}": value for key, value in flatten(report.export or {}).items()}
+    values |= {f"version of {key}": str(value) for key, value in (report.versions or {}).items()}
+    tables = (_number_table("Setting", values),) if values else ()
+    return Section("setting", "Seed, versions, configuration", (), tables) if tables or report.config else None
+
+
+def _numbers(identifier: str, title: str, values: Mapping[str, Any] | None) -> Section | None:
+    return Section(identifier, title, (), (_number_table(title, values),)) if values else None
+
+
+def _number_table(caption: str, values: Mapping[str, Any]) -> Table:
+    rows = tuple((humanise(name), _cell(name, value)) for name, value in flatten(values).items())
+    return Table(caption, ("Figure", "Value"), rows)
+
+
+def _cell(name: str, value: Any) -> str:
+    return share(value) if name.startswith(("precision_at", "chance_at", "share_")) else number(value)
+
+
+def flatten(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested mappings as one, their keys joined by a space; a list of numbers is one text; nulls are left out."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{name} {inner}": deep for inner, deep in flatten(value).items()}
+        elif isinstance(value, (list, tuple)):
+            flat[name] = ", ".join(number(item) for item in value)
+        elif value is not None:
+            flat[name] = value
+    return flat
+
+
+def humanise(name: str) -> str:
+    """A key as words."""
+    return name.replace("_", " ")
+
+
+def number(value: Any) -> str:
+    """A figure as text: whole numbers with separators, others with four digits, huge ones as a power of ten."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return MISSING
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if not isinstance(value, (int, float)):
+        return str(value)
+    if abs(value) >= 1e12 or 0 < abs(value) < 1e-4:
+        return _power_of_ten(value)
+    if value == round(value) or abs(value) >= 10_000:
+        return f"{round(value):,}"
+    return f"{value:.{max(0, 3 - math.floor(math.log10(abs(value))))}f}" if abs(value) >= 1 else f"{value:.4f}"
+
+
+def _power_of_ten(value: float) -> str:
+    mantissa, _, exponent = f"{value:.2e}".partition("e")
+    return f"{mantissa} × 10" + str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
+
+def share(value: float | None) -> str:
+    """A share between 0 and 1 as a percentage."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    return f"{100 * value:.2g} %" if 0 < abs(value) < 0.001 else f"{100 * value:.1f} %"
+
+
+def _first(values: Iterable[float | None]) -> float | None:
+    return next((value for value in values if value is not None), None)
+
+
+def _last(values: list[float | None]) -> float | None:
+    return _first(reversed(values))

@@ -1,0 +1,46 @@
+"""The report as Markdown, readable as it is and in any renderer."""
+
+from __future__ import annotations
+
+import re
+
+from trelm.report.content import Section, Table, sections, verdict
+from trelm.report.schema import Report
+
+
+def render_markdown(report: Report) -> str:
+    """The whole report as GitHub-flavoured Markdown; text from data is escaped."""
+    parts = [f"# {escape(report.title)}", f"**Was it worth it?** {escape(verdict(report))}"]
+    for section in sections(report):
+        parts += _section(section)
+    if report.config:
+        parts += ["### Configuration", _fenced(report.config)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _section(section: Section) -> list[str]:
+    parts = [f"## {escape(section.title)}", *(escape(paragraph) for paragraph in section.paragraphs)]
+    for table in section.tables:
+        if table.caption != section.title:
+            parts.append(f"{escape(table.caption)}:")
+        parts.append(_table(table))
+    return parts
+
+
+def _table(table: Table) -> str:
+    ruler = ("---", *(("---" if table.prose else "---:") for _ in table.header[1:]))
+    lines = [table.header, ruler, *(tuple(escape(cell) for cell in row) for row in table.rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _fenced(text: str) -> str:
+    """A code block whose fence is longer than any run of backticks inside."""
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}yaml\n{text.rstrip()}\n{fence}"
+
+
+def escape(text: str) -> str:
+    """Text that Markdown shows as it is: no markup, no HTML, no second line."""
+    line = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_\[\]|~])", r"\\\1", line)

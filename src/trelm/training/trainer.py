@@ -1,0 +1,217 @@
+"""The one training loop: Hugging Face's `Trainer` with our batches, our accounts and checkpoints without pickle."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Sampler, SequentialSampler
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+
+from trelm.training import checkpoints
+from trelm.training.batches import PlannedBatches
+from trelm.training.objectives import batch_loss
+from trelm.workspace import read_json, writing
+
+Curve = dict[str, list[float]]
+OnUpdate = Callable[[int, int, float, float], None]
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """How a stage is trained; names as in the configuration.
+
+    Attributes:
+        learning_rate: the peak. warmup: updates (1 or more) or share of the updates (below 1), at most half of them.
+    """
+
+    learning_rate: float
+    warmup: float
+    schedule: Literal["linear", "constant"]
+    weight_decay: float
+    epsilon: float
+    gradient_clipping: float
+    precision: Literal["float32", "bfloat16"]
+    device: Literal["cpu", "cuda"]
+    checkpoint_minutes: float
+    log_updates: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a stage did: seconds of training, real tokens, updates, and the loss along the way."""
+
+    seconds: float
+    tokens: int
+    updates: int
+    curve: Curve
+
+
+class _Account(TrainerCallback):  # type: ignore[misc]
+    """Counts tokens and seconds, keeps the loss curve, asks for checkpoints by the clock."""
+
+    def __init__(self, checkpoint_minutes: float, on_update: OnUpdate | None) -> None:
+        self.tokens = 0
+        self.seconds = 0.0
+        self.curve: Curve = {"updates": [], "tokens": [], "seconds": [], "loss": []}
+        self._since = time.perf_counter()
+        self._saved = time.perf_counter()
+        self._checkpoint_seconds = 60 * checkpoint_minutes
+        self._on_update = on_update
+        self._loss = float("nan")
+
+    def values(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"tokens": self.tokens, "seconds": self._elapsed(), "curve": self.curve}
+
+    def restore(self, values: dict[str, Any]) -> None:
+        """Go on counting from a checkpoint."""
+        self.tokens, self.seconds, self.curve = values["tokens"], values["seconds"], values["curve"]
+
+    def _elapsed(self) -> float:
+        now = time.perf_counter()
+        self.seconds += now - self._since
+        self._since = now
+        return self.seconds
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._since = self._saved = time.perf_counter()
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if time.perf_counter() - self._saved > self._checkpoint_seconds:
+            control.should_save = True
+            self._saved = time.perf_counter()
+        if self._on_update is not None:
+            self._on_update(state.global_step, state.max_steps, self.tokens / max(self._elapsed(), 1e-9), self._loss)
+
+    def on_log(self, args: Any, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any) -> None:
+        if logs is None or "loss" not in logs:
+            return
+        self._loss = logs["loss"]
+        for name, value in zip(self.curve, (state.global_step, self.tokens, self._elapsed(), self._loss)):
+            self.curve[name].append(value)
+
+
+class StageTrainer(Trainer):  # type: ignore[misc]
+    """`Trainer` over planned batches."""
+
+    def __init__(self, account: _Account, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.account = account
+        self.model_accepts_loss_kwargs = False  # batch_loss is a mean over the batch
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        return SequentialSampler(self.train_dataset if train_dataset is None else train_dataset)
+
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *_: Any, **__: Any) -> Tensor:
+        self.account.tokens += inputs["tokens"]
+        return batch_loss(model, inputs)
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        return 0  # counted in closed form for the whole stage, see trelm.cost
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        self.model.save_pretrained(output_dir or self.args.output_dir, state_dict=state_dict)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        checkpoints.save_optimizer(self.optimizer, Path(output_dir))
+        checkpoints.save_scheduler(self.lr_scheduler, Path(output_dir))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            checkpoints.load_optimizer(self.optimizer, Path(checkpoint))
+            checkpoints.load_scheduler(self.lr_scheduler, Path(checkpoint))
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        checkpoints.save_random_state(Path(output_dir))
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            checkpoints.load_random_state(Path(checkpoint))
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
+        with writing(Path(self.args.output_dir)):
+            super()._save_checkpoint(model, trial)
+            folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+            checkpoints.mark_complete(folder, self.account.values())
+
+
+def train(
+    model: PreTrainedModel,
+    batches: PlannedBatches,
+    settings: LoopSettings,
+    folder: Path,
+    on_update: OnUpdate | None = None,
+) -> Trained:
+    """Train `model` in place on all `batches`, from the last whole checkpoint in `folder` if there is one.
+
+    Args:
+        on_update: called after every update with (updates done, updates in all, tokens a second, last loss).
+    """
+    account = _Account(settings.checkpoint_minutes, on_update)
+    checkpoint = checkpoints.last_complete(folder)
+    if checkpoint is not None:
+        account.restore(read_json(checkpoint / checkpoints.COMPLETE))
+    trainer = StageTrainer(
+        account,
+        model=model,
+        args=_arguments(settings, folder, len(batches)),
+        train_dataset=batches,
+        data_collator=_only,
+        callbacks=[account],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    values = account.values()
+    return Trained(values["seconds"], values["tokens"], len(batches), values["curve"])
+
+
+def warmup_updates(warmup: float, updates: int) -> int:
+    """Updates of rising learning rate: never more than half of the stage."""
+    wanted = warmup if warmup >= 1 else warmup * updates
+    return min(round(wanted), updates // 2)
+
+
+def has_fast_bfloat16(device: str) -> bool:
+    """Whether bfloat16 arithmetic is in the hardware."""
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def _only(items: list[dict[str, Any]]) -> dict[str, Any]:
+    """A planned batch is already one."""
+    return items[0]
+
+
+def _arguments(settings: LoopSettings, folder: Path, updates: int) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=str(folder),
+        max_steps=updates,
+        per_device_train_batch_size=1,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="linear" if settings.schedule == "linear" else "constant_with_warmup",
+        warmup_steps=warmup_updates(settings.warmup, updates),
+        weight_decay=settings.weight_decay,
+        adam_epsilon=settings.epsilon,
+        max_grad_norm=settings.gradient_clipping,
+        bf16=settings.precision == "bfloat16",
+        use_cpu=settings.device == "cpu",
+        seed=settings.seed,
+        logging_steps=settings.log_updates,
+        logging_nan_inf_filter=False,
+        save_strategy="no",
+        save_total_limit=2,
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_num_workers=0,
+        dataloader_pin_memory=False,
+    )
