@@ -36,18 +36,27 @@ def reference_page() -> str:
     return "\n".join([HEADER, *section_lines(Config, "")]).rstrip() + "\n"
 
 
-def section_lines(model: type[Section], name: str) -> list[str]:
-    """Heading, sentence and table of one section, then those of the sections below it."""
-    top = [f"## `{name}`", ""] if name else ["## The top", ""]
-    head = [*top, _sentence(model), "", "| key | type | default | meaning |", "|---|---|---|---|"]
-    rows = [_row(key, field) for key, field in model.model_fields.items()]
-    below = [
-        line
-        for key, field in model.model_fields.items()
-        for section in _sections(field.annotation)
-        for line in section_lines(section, _below(name, key, field))
+def section_lines(model: type[Section], names: str) -> list[str]:
+    """Heading, sentence and table of one kind of section, then those of the sections below it, each kind once."""
+    head = [
+        f"## {names or 'The top'}",
+        "",
+        _sentence(model),
+        "",
+        "| key | type | default | meaning |",
+        "|---|---|---|---|",
     ]
-    return [*head, *rows, "", *below]
+    rows = [_row(key, field) for key, field in model.model_fields.items()]
+    below: dict[type[Section], list[str]] = {}
+    for key, field in model.model_fields.items():
+        for section in _sections(field.annotation):
+            below.setdefault(section, []).append(f"`{_below(names.strip('`'), key, field)}`")
+    return [
+        *head,
+        *rows,
+        "",
+        *(line for kind, where in below.items() for line in section_lines(kind, ", ".join(where))),
+    ]
 
 
 def _below(name: str, key: str, field: FieldInfo) -> str:
@@ -62,7 +71,7 @@ def _row(key: str, field: FieldInfo) -> str:
     sections = _sections(field.annotation)
     meaning = field.description or " ".join(_sentence(section) for section in sections) or ""
     cells = [f"`{key}`", _type_name(field.annotation), _default(field), meaning]
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+    return f"| {' | '.join(cell.replace('|', '&#124;').replace('<', '&lt;') for cell in cells)} |"
 
 
 def _default(field: FieldInfo) -> str:

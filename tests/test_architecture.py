@@ -116,7 +116,7 @@ def arrows(package: Path) -> list[Arrow]:
         tree = ast.parse(file.read_text(encoding="utf-8"))
         inside = {id(below) for function in functions(tree) for below in ast.walk(function)}
         for node in ast.walk(tree):
-            for target in imported_modules(node, file, package):
+            for target in dict.fromkeys(imported_modules(node, file, package)):
                 arrow = Arrow(
                     room, target, str(file.relative_to(package)), getattr(node, "lineno", 0), id(node) in inside
                 )

@@ -1,4 +1,4 @@
-"""The configuration: recipes, overrides, environment, paths, and what it says about a mistake."""
+"""The configuration: recipes, overrides, and what it says about a mistake."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from trelm.config import (
     RECIPES,
     Config,
     Section,
-    TwoFiles,
     dump_config,
     load_config,
     make_config,
@@ -154,7 +153,7 @@ def test_the_callers_values_are_left_as_they_were(tmp_path: Path) -> None:
 def test_the_tree_is_frozen() -> None:
     config = make_config(minimal())
     with pytest.raises(ValidationError, match="frozen"):
-        config.vocabulary.size = 3
+        config.vocabulary.size = 3  # type: ignore[misc]
 
 
 # Round trip
@@ -243,9 +242,9 @@ def test_a_missing_key_is_named_with_its_section() -> None:
     [
         ({"vocabulary": {"size": 12}}, r"vocabulary\.size: Input should be greater than or equal to 300 \(found 12\)"),
         ({"budget": {"minutes": 0}}, r"budget\.minutes: Input should be greater than 0 \(found 0\)"),
-        ({"budget": {"minutes": float("nan")}}, r"budget\.minutes: .*\(found nan\)"),
-        ({"budget": {"minutes": "5h"}}, r"budget\.minutes: .*number.*\(found '5h'\)"),
-        ({"seed": "one"}, r"seed: .*\(found 'one'\)"),
+        ({"budget": {"minutes": float("nan")}}, r"budget\.minutes: .*found nan"),
+        ({"budget": {"minutes": "5h"}}, r"budget\.minutes: .*number.*found '5h'"),
+        ({"seed": "one"}, r"seed: .*found 'one'"),
         ({"corpus": {"held_out_fraction": 0.5}}, r"corpus\.held_out_fraction: .*less than 0\.5"),
         ({"training": {"precision": "float16"}}, r"training\.precision: .*'auto', 'float32' or 'bfloat16'.*'float16'"),
         ({"evaluation": [{"task": "parse"}]}, r"evaluation\.0\.task: .*'translation', 'parsing' or 'text'.*'parse'"),
@@ -407,70 +406,3 @@ def test_an_override_below_a_plain_value_is_refused(file: Path) -> None:
 
 def test_an_override_of_an_unknown_name_names_the_nearest(file: Path) -> None:
     assert "unknown key 'vocabulary.sise'; did you mean 'size'?" in refusal(file, MINIMAL, ("vocabulary.sise=400",))
-
-
-# Environment
-
-
-def test_an_environment_variable_is_filled_in_wherever_there_is_text(
-    file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TRELM_TEST_FOLDER", "/data")
-    file.write_text(
-        MINIMAL.replace("[pairs.tsv]", "[{source: '${TRELM_TEST_FOLDER}/a', target: 'x${TRELM_TEST_FOLDER}'}]").replace(
-            "[id.txt]", "['${TRELM_TEST_FOLDER}/${TRELM_TEST_FOLDER}.txt']"
-        ),
-        encoding="utf-8",
-    )
-    config = load_config(file)
-    assert config.parallel == (TwoFiles(source="/data/a", target=str(file.parent / "x/data")),)
-    assert config.target.text == ("/data/data.txt",)
-
-
-def test_an_environment_variable_that_is_not_set_is_named(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("TRELM_TEST_FOLDER", raising=False)
-    message = refusal(file, MINIMAL.replace("id.txt", "'${TRELM_TEST_FOLDER}/id.txt'"))
-    expected = "${TRELM_TEST_FOLDER}/id.txt: the environment variable TRELM_TEST_FOLDER is not set; set it to a folder"
-    assert message == f"{file}: {expected}"
-
-
-def test_a_dollar_without_braces_is_left_alone(file: Path) -> None:
-    assert load_config(file, ["target.text=[$HOME.txt]"]).target.text == (str(file.parent / "$HOME.txt"),)
-
-
-# Paths
-
-
-def test_relative_paths_are_taken_from_the_folder_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "configs"
-    (folder / "encoder").mkdir(parents=True)
-    monkeypatch.chdir(tmp_path)
-    (folder / "run.yaml").write_text(
-        "source: {model: encoder, text: [../en/*.txt.xz, 'hf://x:y/train#text']}\n"
-        "target: {language: id, text: [id.txt]}\n"
-        "parallel: [a.tsv, {source: a.en, target: /abs/a.id}]\n"
-        "budget: {updates: 1}\n"
-        "evaluation: [{task: parsing, train: a.conllu, dev: [b.conllu]}]\n",
-        encoding="utf-8",
-    )
-    config = load_config(Path("configs") / "run.yaml")
-    assert config.source.model == str(folder / "encoder")
-    assert config.source.text == (str(tmp_path / "en/*.txt.xz"), "hf://x:y/train#text")
-    assert config.target.text == (str(folder / "id.txt"),)
-    assert config.parallel == (str(folder / "a.tsv"), TwoFiles(source=str(folder / "a.en"), target="/abs/a.id"))
-    assert config.evaluation[0].train == (str(folder / "a.conllu"),)
-    assert config.evaluation[0].dev == (str(folder / "b.conllu"),)
-
-
-def test_the_home_folder_is_filled_in(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/someone")
-    assert load_config(file, ["target.text=[~/id.txt]"]).target.text == ("/home/someone/id.txt",)
-
-
-@pytest.mark.parametrize("model", ["minilm", "google/electra-small-discriminator", "/no/such/folder"])
-def test_a_model_that_is_no_folder_stays_as_it_is(file: Path, model: str) -> None:
-    assert load_config(file, [f"source.model={model}"]).source.model == model
-
-
-def test_without_a_base_paths_stay_as_they_are() -> None:
-    assert make_config(minimal()).target.text == ("id.txt",)

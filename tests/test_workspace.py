@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -141,6 +142,14 @@ def test_a_really_full_device_is_said(tmp_path: Path) -> None:
         device.write(b"x")
 
 
+def test_a_full_disk_that_a_library_tells_of_in_its_own_way_is_said(tmp_path: Path) -> None:
+    def write(_: Path) -> NoReturn:
+        raise RuntimeError("I/O error: No space left on device (os error 28)")
+
+    with pytest.raises(DiskError, match=FULL):
+        break_off(tmp_path / "a.txt", write)
+
+
 @pytest.mark.parametrize("code", [errno.EACCES, errno.EPERM, errno.EROFS])
 def test_a_file_that_may_not_be_written_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
     monkeypatch.setattr(Path, "write_text", refusing(code))
@@ -148,9 +157,8 @@ def test_a_file_that_may_not_be_written_is_said(tmp_path: Path, monkeypatch: pyt
         write_text(tmp_path / "a.txt", "new")
 
 
-def test_a_read_only_folder_is_said(tmp_path: Path) -> None:
+def test_a_read_only_folder_is_said() -> None:
     """By a process without root's powers, whom the mode of the folder does not stop."""
-    (tmp_path / "locked").mkdir(mode=0o555)
     program = (
         "import os, sys; from pathlib import Path\n"
         "from trelm.workspace import write_text; from trelm.errors import DiskError\n"
@@ -158,12 +166,12 @@ def test_a_read_only_folder_is_said(tmp_path: Path) -> None:
         "try:\n    write_text(Path(sys.argv[1]) / 'a.txt', 'x')\n"
         "except DiskError as error:\n    sys.exit(str(error))\n"
     )
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(folder.stat().st_mode | 0o055)  # pytest's folders are for their owner alone
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path / "locked")], capture_output=True, text=True, check=False
-    )
-    expected = f"{tmp_path}/locked/a.txt: cannot be written (Permission denied); choose another folder with --run"
+    with tempfile.TemporaryDirectory() as folder:  # not tmp_path, into whose parents only their owner can look
+        Path(folder).chmod(0o555)
+        command = [sys.executable, "-c", program, folder]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        Path(folder).chmod(0o755)
+    expected = f"{folder}/a.txt: cannot be written (Permission denied); choose another folder with --run"
     assert (done.stderr.strip(), done.returncode) == (expected, 1)
 
 
@@ -197,6 +205,13 @@ def test_a_step_that_was_broken_off_finds_its_checkpoint_again(step: Step) -> No
     (step.folder / "checkpoint").write_text("half")
     step.begin("1")
     assert (step.folder / "checkpoint").read_text() == "half"
+
+
+def test_a_step_without_checkpoints_begins_afresh(step: Step) -> None:
+    step.begin("1")
+    (step.folder / "half").write_text("half")
+    step.begin("1", afresh=True)
+    assert names(step.folder) == [".inputs"]
 
 
 def test_other_inputs_clear_what_the_step_left(step: Step) -> None:

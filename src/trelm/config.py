@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, Mapping, Sequence
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -95,7 +96,9 @@ class VocabularyConfig(Section):
 
     size: int = Field(80_000, ge=300, description="entries of the joint vocabulary")
     min_frequency: int = Field(2, ge=1, description="rarer subwords get no entry")
-    alphabet_limit: int | None = Field(None, ge=10, description="characters; default 30,000 for Han scripts, else 1,000")
+    alphabet_limit: int | None = Field(
+        None, ge=10, description="characters; default 30,000 for Han scripts, else 1,000"
+    )
     lowercase: bool | None = Field(None, description="default: as the source tokenizer does")
     max_lines: int = Field(2_000_000, ge=100, description="lines a language that the vocabulary is trained on")
 
@@ -114,6 +117,9 @@ class AlignmentConfig(Section):
     """METHOD section 3."""
 
     method: Literal["auto", "adversarial", "identical", "parallel", "none"] = "auto"
+    normalisation: Literal["none", "unit", "centre-unit"] = Field(
+        "centre-unit", description="of both tables before a map is learned; undone afterwards"
+    )
     csls_neighbours: int = Field(10, ge=1)
     criterion_entries: int = Field(10_000, ge=10, description="most frequent entries that the criterion is taken over")
     refinement_rounds: int = Field(5, ge=0)
@@ -134,6 +140,7 @@ class AlignmentConfig(Section):
 class WordLinksConfig(Section):
     """METHOD section 5: statistical word alignment of the parallel text."""
 
+    unit: Literal["subword", "word"] = Field("subword", description="what is linked; words are projected to subwords")
     iterations: int = Field(5, ge=1)
     max_pairs: int | None = Field(None, ge=1, description="pairs that the aligner is trained on; all by default")
 
@@ -168,7 +175,9 @@ class TrainingConfig(Section):
     epsilon: float = Field(1e-6, gt=0, description="of AdamW")
     gradient_clipping: float = Field(5.0, gt=0)
     hidden_dropout: float | None = Field(0.0, ge=0, lt=1, description="null: the encoder's own")
-    attention_dropout: float | None = Field(0.0, ge=0, lt=1, description="null: the encoder's own; above 0 is slow on CPUs")
+    attention_dropout: float | None = Field(
+        0.0, ge=0, lt=1, description="null: the encoder's own; above 0 is slow on CPUs"
+    )
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     checkpoint_minutes: float = Field(2.0, gt=0, description="time between checkpoints of a stage")
@@ -256,7 +265,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
         problem = getattr(error, "problem", None) or "a syntax error"
         raise ConfigError(f"{path}{where}: expected YAML, found {problem}; mend the line") from None
     if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected a mapping of settings, found {type(values).__name__}; see `trelm config show`")
+        raise ConfigError(
+            f"{path}: expected a mapping of settings, found {type(values).__name__}; see `trelm config show`"
+        )
     return values
 
 
@@ -296,7 +307,9 @@ def _expand_variables(node: Any, origin: str) -> None:
     def expand(text: str) -> str:
         def value(match: re.Match[str]) -> str:
             if match[1] not in os.environ:
-                raise ConfigError(f"{origin}: {text}: the environment variable {match[1]} is not set; set it to a folder")
+                raise ConfigError(
+                    f"{origin}: {text}: the environment variable {match[1]} is not set; set it to a folder"
+                )
             return os.environ[match[1]]
 
         return re.sub(r"\$\{(\w+)\}", value, text)

@@ -16,8 +16,10 @@ from trelm.corpus.ragged import Ragged
 from trelm.errors import DataError
 from trelm.workspace import atomic_path, read_json, write_json
 
-# fastText's own threshold: it skips most occurrences of the most frequent subwords, which say little about meaning.
-SUBSAMPLING = 1e-4
+# Word2vec's threshold, not fastText's 1e-4, which skips too much of a small corpus. Measured on English and Indonesian
+# (2 x 0.5 M tokens, 5 epochs, one seed): the Procrustes mapping finds 3.6% of held-out shared entries instead of 1.0%,
+# for twice the time.
+SUBSAMPLING = 1e-3
 # A language with little text is shown several times an epoch, so that the other one may keep its text; not more often,
 # because that would only make its rare entries look frequent.
 MAX_REPEATS = 10

@@ -223,8 +223,8 @@ def _train_byte_level(
 def _check_size(size: int, fixed: int, specials: int) -> None:
     if size < fixed:
         raise ConfigError(
-            f"vocabulary.size: expected at least {fixed} ({specials} special tokens, an alphabet of {fixed - specials}), "
-            f"found {size}; raise it, or lower vocabulary.alphabet_limit"
+            f"vocabulary.size: expected at least {fixed} ({specials} special tokens, an alphabet of "
+            f"{fixed - specials}), found {size}; raise it, or lower vocabulary.alphabet_limit"
         )
 
 
@@ -325,7 +325,7 @@ def _assemble(
     spec["post_processor"] = _renumber(spec["post_processor"], vocabulary)
     by_content = {token.content: token for token in specials}
     roles = {f"{role}_token": getattr(source, f"{role}_token") for role in (*ROLES, "bos", "eos")}
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+    return PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(json.dumps(spec)),
         model_max_length=source.model_max_length,
         model_input_names=list(source.model_input_names),

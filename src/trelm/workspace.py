@@ -8,16 +8,18 @@ import hashlib
 import json
 import os
 import shutil
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterator, Mapping
+from typing import Any
 
 from trelm.errors import DiskError, RunFolderError
 
 MANIFEST = "manifest.json"
 CONFIG = "config.yaml"
 LOCK = ".lock"
+_FREE_SPACE = "free some space and run the same command again: it goes on from there"
 
 
 @contextmanager
@@ -27,7 +29,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises:
         DiskError: the disk is full or the folder cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with writing(path):
@@ -37,10 +40,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
                     os.fsync(written.fileno())
             os.replace(temporary, path)
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary)
-        else:
-            temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # what went wrong before is what the user must hear of
+            if temporary.is_dir():
+                shutil.rmtree(temporary)
+            else:
+                temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -50,10 +54,14 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            hint = "free some space and run the same command again: it goes on from there"
-            raise DiskError(f"{path}: the disk is full; {hint}") from None
+            raise DiskError(f"{path}: the disk is full; {_FREE_SPACE}") from None
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise DiskError(f"{path}: cannot be written ({error.strerror}); choose another folder with --run") from None
+        raise
+    except Exception as error:
+        # libraries written in other languages tell of a full disk in their own exceptions
+        if os.strerror(errno.ENOSPC) in str(error):
+            raise DiskError(f"{path}: the disk is full; {_FREE_SPACE}") from None
         raise
 
 
@@ -105,10 +113,14 @@ class Step:
         manifest = self.manifest()
         return manifest is not None and manifest.get("inputs") == inputs
 
-    def begin(self, inputs: str) -> None:
-        """Make the folder; outputs of other inputs are cleared, a half-done step of the same inputs is kept."""
+    def begin(self, inputs: str, *, afresh: bool = False) -> None:
+        """Make the folder; outputs of other inputs are cleared, a half-done step of the same inputs is kept.
+
+        Args:
+            afresh: clear a half-done step too: it has no checkpoints to go on from.
+        """
         mark = self.folder / ".inputs"
-        if self.folder.exists() and (not mark.exists() or mark.read_text() != inputs):
+        if self.folder.exists() and (afresh or not mark.exists() or mark.read_text() != inputs):
             shutil.rmtree(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         write_text(mark, inputs)

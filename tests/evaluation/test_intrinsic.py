@@ -39,13 +39,22 @@ def word_tokenizer(words: list[str] = WORDS, **special: str) -> PreTrainedTokeni
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True, strip_accents=False)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    special = special or {"unk_token": "[UNK]", "pad_token": "[PAD]", "mask_token": "[MASK]"}
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
+    settings = special or {"unk_token": "[UNK]", "pad_token": "[PAD]", "mask_token": "[MASK]"}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **settings)
 
 
 def character_tokenizer() -> PreTrainedTokenizerFast:
     letters = sorted({letter for line in LINES for letter in line.lower() if not letter.isspace()})
     return word_tokenizer([*letters, *(f"##{letter}" for letter in letters)])
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """A token a byte, as byte-level BPE has it where nothing was merged."""
+    entries = [*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    tokenizer = Tokenizer(models.BPE({entry: index for index, entry in enumerate(entries)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    special = {"unk_token": "[UNK]", "pad_token": "[PAD]", "mask_token": "[MASK]"}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
 
 
 def tiny_bert(size: int) -> BertForMaskedLM:
@@ -70,6 +79,18 @@ class Uniform(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Any:
         return SimpleNamespace(logits=torch.zeros(*input_ids.shape, self.vocabulary))
+
+
+class Recorder(Uniform):
+    """Remembers the shapes that it was given."""
+
+    def __init__(self) -> None:
+        super().__init__(64)
+        self.shapes: list[tuple[int, int]] = []
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Any:
+        self.shapes.append((input_ids.shape[0], input_ids.shape[1]))
+        return super().forward(input_ids, attention_mask)
 
 
 class Oracle(nn.Module):
@@ -125,7 +146,9 @@ def naive_scores(model: BertForMaskedLM, tokenizer: PreTrainedTokenizerFast, lin
     }
 
 
-@pytest.mark.parametrize("tokenizer", [word_tokenizer(), character_tokenizer()], ids=["words", "characters"])
+@pytest.mark.parametrize(
+    "tokenizer", [word_tokenizer(), character_tokenizer(), byte_tokenizer()], ids=["words", "characters", "bytes"]
+)
 def test_scores_equal_a_naive_loop_whatever_the_batch(tokenizer: PreTrainedTokenizerFast) -> None:
     model = tiny_bert(len(tokenizer))
     expected = naive_scores(model, tokenizer, LINES)
@@ -168,6 +191,18 @@ def test_only_the_tokens_of_chosen_units_are_masked() -> None:
     assert masked.labels.tolist() == pieces[line[start:end]]
 
 
+def test_all_bytes_of_a_character_are_masked_and_no_space() -> None:
+    (masked,) = mask_lines(byte_tokenizer(), ["我 é"], mask_rate=1, seed=0, max_length=64)
+    assert masked.positions.tolist() == [0, 1, 2, 4, 5]
+    assert masked.units == ((0, 1, 2), (3, 4))
+    assert masked.unit_characters == (1, 1)
+
+
+def test_a_cut_inside_a_character_drops_it() -> None:
+    (masked,) = mask_lines(byte_tokenizer(), ["é我"], mask_rate=1, seed=0, max_length=4)
+    assert (masked.positions.tolist(), masked.dropped_units, masked.truncated) == ([0, 1], 1, True)
+
+
 def test_a_unit_is_right_only_where_all_of_its_tokens_are() -> None:
     """A model that always says `un`: one token of three, no unit."""
     tokenizer = word_tokenizer()
@@ -190,6 +225,16 @@ def test_the_alphabet_is_that_of_the_lines_by_default() -> None:
     assert scores.bits_per_character == pytest.approx(log2(8))
 
 
+def test_the_spaces_of_an_unknown_token_are_not_charged() -> None:
+    """A tokenizer whose unknown token swallows two words and the space between."""
+    vocabulary = {entry: index for index, entry in enumerate(SPECIAL)}
+    special = {"unk_token": "[UNK]", "pad_token": "[PAD]", "mask_token": "[MASK]"}
+    whole_lines = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=whole_lines, **special)
+    (masked,) = mask_lines(tokenizer, ["ab cde"], mask_rate=1, seed=0, max_length=8)
+    assert masked.unknown_characters.tolist() == [5]
+
+
 def test_a_unit_without_tokens_is_charged_too() -> None:
     """The normaliser drops U+FFFD: the model is asked nothing, and gets nothing for free."""
     tokenizer = word_tokenizer()
@@ -207,6 +252,16 @@ def test_what_is_cut_is_dropped_and_counted() -> None:
     scores = masked_text_scores(Uniform(64), tokenizer, [line, "cat"], **{**RUN, "mask_rate": 1, "max_length": 8})
     assert (scores.truncated_lines, scores.dropped_units, scores.masked_units, scores.lines) == (1, 2, 5, 2)
     assert scores.masked_characters == len("thecatsaton" + "cat")
+
+
+def test_batches_keep_to_their_tokens_and_are_full() -> None:
+    model = Recorder()
+    masked_text_scores(model, word_tokenizer(), ["cat"] * 7 + ["cat sat on"] * 3, **{**RUN, "batch_tokens": 12})
+    # Lines of 3 tokens go by four; a line of 5 does not fit beside the three of 3 that are left over.
+    assert model.shapes == [(4, 3), (3, 3), (2, 5), (1, 5)]
+    model.shapes.clear()
+    masked_text_scores(model, word_tokenizer(), ["cat", "cat sat on"], **{**RUN, "batch_tokens": 1})
+    assert model.shapes == [(1, 3), (1, 5)]
 
 
 def test_blank_lines_are_counted_apart() -> None:

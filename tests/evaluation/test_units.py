@@ -3,7 +3,7 @@ from __future__ import annotations
 import unicodedata
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trelm.errors import ConfigError
@@ -40,6 +40,7 @@ def test_units_by_hand(text: str, expected: list[str]) -> None:
     assert units_of(text) == expected
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_units_are_ordered_and_cover_every_visible_character(text: str) -> None:
     spans = split_units(text)
@@ -53,6 +54,7 @@ def test_units_are_ordered_and_cover_every_visible_character(text: str) -> None:
             assert index not in covered
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="ab. 我", min_size=1), st.integers(0, 5))
 def test_chosen_units_are_units_and_at_least_one(text: str, seed: int) -> None:
     chosen, units = choose_units(text, 0.2, seed), split_units(text)

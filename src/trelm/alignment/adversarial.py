@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Generator, Tensor
+from torch.nn import functional
 
-from trelm.alignment.criterion import mean_cosine_criterion, null_criterion
-from trelm.alignment.procrustes import orthogonalise
+from trelm.alignment.criterion import beats_null, best_of, mean_cosine_criterion, null_criterion, refine
+from trelm.alignment.procrustes import nearest_orthogonal, orthogonalise
 
 LEAK = 0.2
 HIDDEN_LAYERS = 2
 GRADIENT_CLIPPING = 1.0
-COLLAPSE_MARGIN = 0.02
+NULL_ROUNDS = 3
 
 
 @dataclass(frozen=True)
@@ -48,16 +48,19 @@ class GameResult:
     """The best map of a game.
 
     Attributes:
-        W: [d, d], of the best epoch by the criterion.
+        W: [d, d], orthogonal, of the best epoch by the criterion.
         history: one mapping an epoch: epoch, criterion, discriminator_loss, discriminator_accuracy, learning_rate.
         criterion: that of `W`.
-        null_criterion: what maps that know nothing reach (`criterion.null_criterion`).
-        collapsed: `criterion` is not above `null_criterion` by `COLLAPSE_MARGIN`: the game found nothing.
+        refined_criterion: after `NULL_ROUNDS` rounds of refinement.
+        null_criterion: what random rotations reach by the same rounds.
+        collapsed: `refined_criterion` does not beat `null_criterion`: the game found nothing. Its own criterion does
+            not tell: matched moments raise it though the clouds do not lie on each other.
     """
 
     W: Tensor
     history: list[dict[str, Any]]
     criterion: float
+    refined_criterion: float
     null_criterion: float
     collapsed: bool
 
@@ -71,17 +74,17 @@ class Discriminator:
         self.weights = [_uniform((out, into), into, generator) for into, out in zip(sizes, sizes[1:])]
         self.biases = [_uniform((out,), into, generator) for into, out in zip(sizes, sizes[1:])]
 
-    @property
-    def parameters(self) -> list[Tensor]:
-        return self.weights + self.biases
+    def train(self, learns: bool) -> list[Tensor]:
+        """The parameters, which take gradients from now on, or do not."""
+        return [parameter.requires_grad_(learns) for parameter in self.weights + self.biases]
 
     def logits(self, rows: Tensor, generator: Generator) -> Tensor:
         """[b] for `rows` [b, d]; the dropout is drawn from `generator`."""
         kept = torch.rand(rows.shape, generator=generator) >= self.dropout
         hidden = rows * kept / (1 - self.dropout)
         for weight, bias in zip(self.weights[:-1], self.biases[:-1]):
-            hidden = F.leaky_relu(F.linear(hidden, weight, bias), LEAK)
-        return F.linear(hidden, self.weights[-1], self.biases[-1])[:, 0]
+            hidden = functional.leaky_relu(functional.linear(hidden, weight, bias), LEAK)
+        return functional.linear(hidden, self.weights[-1], self.biases[-1])[:, 0]
 
 
 class Game:
@@ -114,24 +117,22 @@ class Game:
         rows = torch.cat([self._draw(self.X) @ self.W.T, self._draw(self.Y)])
         labels = torch.full((2 * batch,), settings.smoothing)
         labels[:batch] = 1 - settings.smoothing
-        parameters = self.discriminator.parameters
-        for parameter in parameters:
-            parameter.requires_grad_(True)
+        parameters = self.discriminator.train(True)
         logits = self.discriminator.logits(rows, self.generator)
-        loss = F.binary_cross_entropy_with_logits(logits, labels)
+        loss = functional.binary_cross_entropy_with_logits(logits, labels)
         gradients = torch.autograd.grad(loss, parameters)
         _descend(parameters, gradients, settings.learning_rate)
-        return float(loss), float(((logits > 0) == (labels > 0.5)).float().mean())
+        correct = (logits.detach() > 0) == (labels > 0.5)
+        return float(loss.detach()), float(correct.float().mean())
 
     def mapping_step(self, learning_rate: float) -> None:
         """Move the map so that mapped rows look like rows of `Y`, then towards the orthogonal group."""
-        for parameter in self.discriminator.parameters:
-            parameter.requires_grad_(False)
+        self.discriminator.train(False)
         W = self.W.requires_grad_(True)
         logits = self.discriminator.logits(self._draw(self.X) @ W.T, self.generator)
         labels = torch.full_like(logits, self.settings.smoothing)
         # Half: the published loss is a mean over both sides, of which the side of Y is constant in W.
-        loss = 0.5 * F.binary_cross_entropy_with_logits(logits, labels)
+        loss = 0.5 * functional.binary_cross_entropy_with_logits(logits, labels)
         (gradient,) = torch.autograd.grad(loss, W)
         with torch.no_grad():
             self.W = orthogonalise(W - learning_rate * gradient, self.settings.beta)
@@ -159,26 +160,37 @@ def play(
         seed: of the discriminator's weights, the draws, the dropout and the null maps.
         on_epoch: called with each entry of the history.
     """
-    score = {"entries": settings.criterion_entries, "k": settings.csls_neighbours}
-    null = null_criterion(X, Y, seed=seed, **score)
+    entries, k = settings.criterion_entries, settings.csls_neighbours
     game = Game(X, Y, settings, seed)
     best, best_criterion, previous, waited = game.W, -math.inf, -math.inf, 0
     history: list[dict[str, Any]] = []
     rate = settings.learning_rate
     for epoch in range(1, settings.epochs + 1):
         measured = game.epoch(rate)
-        criterion = mean_cosine_criterion(X @ game.W.T, Y, **score)
+        # Of the orthogonal part: directions that shrink raise the criterion and spoil the map.
+        W = nearest_orthogonal(game.W)
+        criterion = mean_cosine_criterion(X[:entries] @ W.T, Y, entries=entries, k=k)
         history.append({"epoch": epoch, "criterion": criterion, "learning_rate": rate, **measured})
         if on_epoch is not None:
             on_epoch(history[-1])
         waited = 0 if criterion > best_criterion else waited + 1
         if criterion > best_criterion:
-            best, best_criterion = game.W, criterion
+            best, best_criterion = W, criterion
         if waited >= settings.patience:
             break
         rate *= settings.decay * (0.5 if criterion < previous else 1.0)
         previous = criterion
-    return GameResult(best.detach(), history, best_criterion, null, best_criterion <= null + COLLAPSE_MARGIN)
+    return _judged(X, Y, best, best_criterion, history, settings, seed)
+
+
+def _judged(
+    X: Tensor, Y: Tensor, W: Tensor, criterion: float, history: list[dict[str, Any]], settings: GameSettings, seed: int
+) -> GameResult:
+    """The result, with the game's map set beside random rotations after the same refinement."""
+    entries, k = settings.criterion_entries, settings.csls_neighbours
+    refined = best_of(refine(X, Y, W, rounds=NULL_ROUNDS, entries=entries, k=k)[1])
+    null = null_criterion(X, Y, rounds=NULL_ROUNDS, entries=entries, k=k, criterion_entries=entries, seed=seed)
+    return GameResult(W, history, criterion, refined, null, not beats_null(refined, null))
 
 
 def _uniform(shape: tuple[int, ...], fan_in: int, generator: Generator) -> Tensor:

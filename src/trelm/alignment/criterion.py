@@ -12,10 +12,11 @@ from trelm.alignment.csls import csls_neighbours, mutual_neighbours, unit_rows
 from trelm.alignment.procrustes import procrustes
 
 NULL_DRAWS = 3
+NULL_MARGIN = 0.02
 
 
 def mean_cosine_criterion(mapped_X: Tensor, Y: Tensor, *, entries: int, k: int = 10) -> float:
-    """The mean cosine of the most frequent rows' images with their CSLS translations (Conneau et al. 2018, section 3.5).
+    """The mean cosine of the most frequent rows' images with their CSLS translations (Conneau et al. 2018).
 
     Args:
         mapped_X: [n, d], `X @ W.T`, sorted by falling frequency.
@@ -28,18 +29,11 @@ def mean_cosine_criterion(mapped_X: Tensor, Y: Tensor, *, entries: int, k: int =
     return float((unit_rows(images) * unit_rows(targets)[nearest[:, 0]]).sum(dim=1).mean())
 
 
-def null_criterion(X: Tensor, Y: Tensor, *, entries: int, k: int = 10, seed: int) -> float:
-    """The best criterion of maps that know nothing: the identity, and random rotations."""
-    generator = torch.Generator().manual_seed(seed)
-    d = X.shape[1]
-    maps = [torch.eye(d)] + [random_orthogonal(d, generator) for _ in range(NULL_DRAWS)]
-    return max(mean_cosine_criterion(X[:entries] @ W.T, Y, entries=entries, k=k) for W in maps)
-
-
 def random_orthogonal(d: int, generator: torch.Generator) -> Tensor:
     """A matrix [d, d], uniform over the orthogonal group."""
     Q, R = torch.linalg.qr(torch.randn(d, d, generator=generator, dtype=torch.float64))
-    return (Q * R.diagonal().sign()).float()
+    uniform: Tensor = Q * R.diagonal().sign()  # without the signs, QR prefers some rotations
+    return uniform.float()
 
 
 def refine(
@@ -81,6 +75,33 @@ def refine(
         if history[-1]["criterion"] > best_criterion:
             best, best_criterion = W, history[-1]["criterion"]
     return best, history
+
+
+def null_criterion(
+    X: Tensor, Y: Tensor, *, rounds: int, entries: int, k: int, criterion_entries: int, seed: int
+) -> float:
+    """The best criterion that random rotations reach by the same refinement.
+
+    Refinement fits its own mistakes: on real tables of width 384 it takes a random rotation from 0.18 to 0.31, and a
+    supervised map from 0.31 to 0.34. A criterion says something only beside this one (`beats_null`).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    reached = []
+    for _ in range(NULL_DRAWS):
+        W = random_orthogonal(X.shape[1], generator)
+        _, history = refine(X, Y, W, rounds=rounds, entries=entries, k=k, criterion_entries=criterion_entries)
+        reached.append(best_of(history))
+    return max(reached)
+
+
+def beats_null(criterion: float, null: float) -> bool:
+    """Whether a map is better than random ones by more than chance: by more than `NULL_MARGIN`."""
+    return criterion > null + NULL_MARGIN
+
+
+def best_of(history: list[dict[str, Any]]) -> float:
+    """The highest criterion of a history."""
+    return max(float(entry["criterion"]) for entry in history)
 
 
 def _round(number: int, X: Tensor, Y: Tensor, W: Tensor, pairs: int, entries: int, k: int) -> dict[str, Any]:

@@ -25,7 +25,7 @@ def mean_similarity(a: Tensor, b: Tensor, k: int = 10, chunk: int = CHUNK) -> Te
     Where `b` has fewer than `k` rows, the mean is over all of them.
     """
     a, b_transposed = unit_rows(a), unit_rows(b).T
-    return torch.cat([_top_mean(rows @ b_transposed, k) for rows in a.split(chunk)])
+    return torch.cat([_top_mean(rows @ b_transposed, k) for rows in torch.split(a, chunk)])
 
 
 def csls_neighbours(
@@ -54,7 +54,7 @@ def csls_neighbours(
         target_hubness = mean_similarity(targets, queries, k, chunk)
     targets_transposed = unit_rows(targets).T
     scores, indices = [], []
-    for rows in unit_rows(queries).split(chunk):
+    for rows in torch.split(unit_rows(queries), chunk):
         cosines = rows @ targets_transposed
         best = (2 * cosines - _top_mean(cosines, k)[:, None] - target_hubness).topk(top, dim=1)
         scores.append(best.values)
@@ -69,7 +69,7 @@ def mutual_neighbours(a: Tensor, b: Tensor, *, k: int = 10, chunk: int = CHUNK) 
     backward_score = torch.full((len(b),), -torch.inf)
     backward = torch.zeros(len(b), dtype=torch.int64)
     b_transposed = unit_rows(b).T
-    for start, rows in zip(range(0, len(a), chunk), unit_rows(a).split(chunk)):
+    for start, rows in zip(range(0, len(a), chunk), torch.split(unit_rows(a), chunk)):
         # One product serves both directions; r(a) matters to the rows of b, r(b) to the rows of a.
         scores = 2 * (rows @ b_transposed) - hubness_a[start : start + chunk, None] - hubness_b
         forward.append(scores.argmax(dim=1))

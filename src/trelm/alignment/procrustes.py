@@ -18,7 +18,13 @@ def procrustes(X_d: Tensor, Y_d: Tensor, weights: Tensor | None = None) -> Tenso
     # Float64: the SVD of a product that is nearly singular loses orthogonality in float32.
     left = Y_d.double() if weights is None else Y_d.double() * weights.double()[:, None]
     U, _, Vh = torch.linalg.svd(left.T @ X_d.double())
-    return (U @ Vh).to(X_d.dtype)
+    W: Tensor = U @ Vh
+    return W.to(X_d.dtype)
+
+
+def nearest_orthogonal(W: Tensor) -> Tensor:
+    """The orthogonal matrix [d, d] nearest to `W` [d, d]: the orthogonal factor of its polar decomposition."""
+    return procrustes(torch.eye(len(W), dtype=W.dtype), W.T)
 
 
 def orthogonalise(W: Tensor, beta: float) -> Tensor:

@@ -10,7 +10,8 @@ import unicodedata
 # byte order mark, lone surrogates. What carries meaning stays: ZWNJ and ZWJ (Persian, Indic scripts, emoji), the
 # Mongolian vowel separator, Arabic number signs, variation selectors, tag characters (flags).
 _INVISIBLE = re.compile(
-    "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u00ad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff]"
+    "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f"
+    "\u00ad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff]"
 )
 _JOINERS = "\u200c\u200d"
 _WIDE = re.compile(

@@ -126,7 +126,7 @@ class _ZstdReader(io.RawIOBase):
         self._unpacker = zstandard.ZstdDecompressor(max_window_size=2**31)
         self._frame = self._unpacker.decompressobj()
         self._inside = False
-        self._ready = b""
+        self._ready = memoryview(b"")
 
     def readable(self) -> bool:
         return True
@@ -142,7 +142,7 @@ class _ZstdReader(io.RawIOBase):
                     raise EOFError("the file ends too early")
                 return 0
             self._inside = True
-            self._ready = self._frame.decompress(packed)
+            self._ready = memoryview(self._frame.decompress(packed))
         size = min(len(buffer), len(self._ready))
         buffer[:size], self._ready = self._ready[:size], self._ready[size:]
         return size

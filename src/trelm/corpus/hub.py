@@ -7,8 +7,8 @@
     hf://DATASET/SPLIT#translation.en,translation.id        fields of a nested column
 
 The split is always the part after the last `/`. `DATASET` is a Hub id (`name` or `user/name`) or a folder, told by its
-beginning (`/`, `./`, `../`, `~`): one that `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote, or one of Parquet
-or JSON Lines files. A folder that holds one saved split may be named without a split: hf:///data/saved#text.
+beginning (`/`, `./`, `../`, `~`): one that `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote, or one of
+Parquet or JSON Lines files. A folder that holds one saved split may be named without a split: hf:///data/saved#text.
 """
 
 from __future__ import annotations

@@ -361,7 +361,7 @@ def _require(what: str, spool: Spool, part: Part) -> None:
         return
     read = sum(entry.read for entry in spool.inputs)
     dropped = sum((entry.dropped for entry in spool.inputs), Counter[str]())
-    reasons = ", ".join(f"{reason} {count:,}" for reason, count in dropped.most_common()) or "no reason"
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in dropped.most_common())
     found = f"none: all of the {read:,} lines read were dropped ({reasons})" if read else "none: no line was read"
     hint = "give more text, or relax the limits under `corpus`"
     raise data_error(what, None, expected="lines to train on", found=found, hint=hint)

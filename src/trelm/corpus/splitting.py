@@ -1,4 +1,4 @@
-"""Which lines train, which are held out, which are dropped: decided on fingerprints alone, for whole corpora at once."""
+"""Which lines train, which are held out, which are dropped: decided on fingerprints, for whole corpora at once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ class Part:
     Attributes:
         training: [n] mask of what is trained on, each sentence or pair once.
         held_out: [at most the limit] positions of what is held out and written, lowest content hash first.
-        dropped: [m] a mask for each reason; for text, m counts its own lines, and n those and the pairs' sides after them.
+        dropped: [m] a mask for each reason. For pairs m = n; for text, m counts its own lines, n those and, after them,
+            its side of the pairs.
     """
 
     training: Mask
@@ -80,7 +81,7 @@ def split_corpus(
 
 
 def effective_fraction(sentences: int, fraction: float, limit: int) -> float:
-    """The share of a language that is held out: `fraction`, or what makes about 200 (or `limit`) sentences, up to 5 %."""
+    """The share of a language held out: `fraction`, or what makes about 200 (or `limit`) sentences, up to 5 %."""
     if not sentences:
         return fraction
     return max(fraction, min(_LARGEST_RISE, min(limit, _HELD_OUT_WANTED) / sentences))

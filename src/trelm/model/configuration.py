@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
@@ -10,7 +10,7 @@ from transformers.configuration_utils import SubConfigSpec
 
 
 @strict
-class TrelmConfig(PreTrainedConfig):  # type: ignore[misc]
+class TrelmConfig(PreTrainedConfig):
     """Configuration of a `TrelmModel`.
 
     Attributes:
@@ -23,7 +23,9 @@ class TrelmConfig(PreTrainedConfig):  # type: ignore[misc]
     """
 
     model_type = "trelm"
-    sub_configs_defaults = {"source": SubConfigSpec(config_class=AutoConfig, model_type="bert")}
+    sub_configs_defaults: ClassVar[dict[str, SubConfigSpec]] = {
+        "source": SubConfigSpec(config_class=AutoConfig, model_type="bert")
+    }
 
     source: PreTrainedConfig | dict[str, Any] | None = None
     languages: list[str] | tuple[str, ...] = ("source", "target")
@@ -40,7 +42,7 @@ class TrelmConfig(PreTrainedConfig):  # type: ignore[misc]
     tie_word_embeddings: bool = True
 
     def __post_init__(self, **kwargs: Any) -> None:
-        super().__post_init__(**kwargs)
+        super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
         source = self.source
         if isinstance(source, PreTrainedConfig):
             # what tools for Hugging Face encoders look for is the source's; the TRILayer is one more layer
@@ -52,3 +54,6 @@ class TrelmConfig(PreTrainedConfig):  # type: ignore[misc]
             self.initializer_range = source.initializer_range
             self.pad_token_id = source.pad_token_id
             self.tie_word_embeddings = source.tie_word_embeddings
+
+
+AutoConfig.register(TrelmConfig.model_type, TrelmConfig, exist_ok=True)

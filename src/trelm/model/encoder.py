@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import PreTrainedModel, initialization
+from transformers import AutoModel, AutoModelForMaskedLM, PreTrainedModel, initialization
 from transformers.modeling_outputs import BaseModelOutputWithPooling, MaskedLMOutput
 
 from trelm.model.configuration import TrelmConfig
@@ -21,7 +21,7 @@ class LanguageEmbeddings(nn.Embedding):
     """One row a language, zero at first: a model with its TRILayer taken out is then the source encoder exactly."""
 
 
-class TrelmPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
+class TrelmPreTrainedModel(PreTrainedModel):
     """What the two TreLM classes share."""
 
     config_class = TrelmConfig
@@ -33,7 +33,7 @@ class TrelmPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
+        super()._init_weights(module)  # type: ignore[no-untyped-call]
         if isinstance(module, TriLayer):
             initialization.zeros_(module.null_state)
         if isinstance(module, LanguageEmbeddings):
@@ -48,18 +48,19 @@ class TrelmModel(TrelmPreTrainedModel):
 
     def __init__(self, config: TrelmConfig) -> None:
         super().__init__(config)
-        self.family = family_of(config.source)
-        self.backbone = self.family.new_backbone(config.source)
-        self.tri_layer = TriLayer(self.family.new_layer(config.source), config.source.hidden_size)
+        source: Any = config.source
+        self.family = family_of(source)
+        self.backbone: Any = self.family.new_backbone(source)
+        self.tri_layer = TriLayer(self.family.new_layer(source), source.hidden_size)
         width = self.get_input_embeddings().embedding_dim
         self.language_embeddings = LanguageEmbeddings(len(config.languages), width)
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def get_input_embeddings(self) -> nn.Embedding:
         embeddings: nn.Embedding = self.backbone.get_input_embeddings()
         return embeddings
 
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
+    def set_input_embeddings(self, value: nn.Module) -> None:
         self.backbone.set_input_embeddings(value)
 
     @property
@@ -160,14 +161,12 @@ class TrelmModel(TrelmPreTrainedModel):
 class TrelmForMaskedLM(TrelmPreTrainedModel):
     """The encoder with the masked-language-modelling head of its own kind, tied as the source ties it."""
 
-    _tied_weights_keys: dict[str, str] = {}
-
     def __init__(self, config: TrelmConfig) -> None:
         super().__init__(config)
         self._tied_weights_keys = dict(family_of(config.source).tied)
         self.trelm = TrelmModel(config)
-        self.head = self.trelm.family.new_head(config.source)
-        self.post_init()
+        self.head: Any = self.trelm.family.new_head(config.source)
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def get_output_embeddings(self) -> nn.Module:
         decoder: nn.Module = self.head.predictions.decoder
@@ -232,3 +231,7 @@ class TrelmForMaskedLM(TrelmPreTrainedModel):
             loss = functional.cross_entropy(logits.flatten(0, -2).float(), labels.flatten(), ignore_index=IGNORED)
         output = MaskedLMOutput(loss=loss, logits=logits, hidden_states=encoded.hidden_states)
         return output.to_tuple() if return_dict is False else output
+
+
+AutoModel.register(TrelmConfig, TrelmModel, exist_ok=True)
+AutoModelForMaskedLM.register(TrelmConfig, TrelmForMaskedLM, exist_ok=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import BertModel, PreTrainedConfig
+from transformers import BertModel
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.models.bert.modeling_bert import BertLayer, BertOnlyMLMHead
 
@@ -33,16 +33,20 @@ class Family:
     """
 
     model_type: str
-    new_backbone: Callable[[PreTrainedConfig], nn.Module]
+    new_backbone: Callable[[Any], nn.Module]
     layers: Callable[[Any], nn.ModuleList]
-    new_layer: Callable[[PreTrainedConfig], nn.Module]
+    new_layer: Callable[[Any], nn.Module]
     embed: Callable[[Any, Tensor | None, Tensor | None, Tensor | None], Tensor]
     positions: Callable[[Any, Tensor], Tensor | None]
     run_layer: Callable[[nn.Module, Tensor, Any], Tensor]
     mask: Callable[[Any, Tensor, Tensor | None], Any]
-    new_head: Callable[[PreTrainedConfig], nn.Module]
+    new_head: Callable[[Any], nn.Module]
     head_in_source: str
     tied: dict[str, str]
+
+
+def _bert_backbone(config: Any) -> nn.Module:
+    return BertModel(config, add_pooling_layer=True)
 
 
 def _bert_embed(backbone: Any, ids: Tensor | None, embeddings: Tensor | None, types: Tensor | None) -> Tensor:
@@ -57,7 +61,8 @@ def _bert_positions(backbone: Any, positions: Tensor) -> Tensor:
 
 def _run_layer(layer: nn.Module, states: Tensor, mask: Any) -> Tensor:
     output = layer(states, attention_mask=mask)
-    return output[0] if isinstance(output, tuple) else output
+    result: Tensor = output[0] if isinstance(output, tuple) else output
+    return result
 
 
 def _bidirectional_mask(backbone: Any, states: Tensor, mask: Tensor | None) -> Any:
@@ -66,7 +71,7 @@ def _bidirectional_mask(backbone: Any, states: Tensor, mask: Tensor | None) -> A
 
 BERT = Family(
     model_type="bert",
-    new_backbone=lambda config: BertModel(config, add_pooling_layer=True),
+    new_backbone=_bert_backbone,
     layers=lambda backbone: backbone.encoder.layer,
     new_layer=lambda config: BertLayer(config, layer_idx=config.num_hidden_layers),
     embed=_bert_embed,
@@ -84,7 +89,7 @@ BERT = Family(
 FAMILIES: dict[str, Family] = {BERT.model_type: BERT}
 
 
-def family_of(config: PreTrainedConfig) -> Family:
+def family_of(config: Any) -> Family:
     """The family of an encoder.
 
     Raises:
@@ -93,10 +98,9 @@ def family_of(config: PreTrainedConfig) -> Family:
     family = FAMILIES.get(config.model_type)
     if family is None:
         raise ConfigError(
-            f"source.model: expected an encoder of a known family ({', '.join(FAMILIES)}), found '{config.model_type}'; "
-            "choose an encoder of one of these families"
+            f"source.model: expected an encoder of a known family ({', '.join(FAMILIES)}), "
+            f"found '{config.model_type}'; choose an encoder of one of these families"
         )
     if getattr(config, "is_decoder", False):
         raise ConfigError("source.model: expected an encoder, found a decoder (is_decoder is true); choose an encoder")
     return family
-

@@ -10,7 +10,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as transformers_logging
 
 from trelm.errors import ConfigError
@@ -57,7 +64,9 @@ def source_path(name: str) -> str:
     return str(importlib.import_module(MINILM_PACKAGE).get_model_path())
 
 
-def load_source(name: str, *, revision: str | None = None, trust_remote_code: bool = False, seed: int = 1) -> SourceEncoder:
+def load_source(
+    name: str, *, revision: str | None = None, trust_remote_code: bool = False, seed: int = 1
+) -> SourceEncoder:
     """Load an encoder, its tokenizer and, where the checkpoint has one, its masked-LM head.
 
     Raises:
@@ -151,9 +160,9 @@ def transferred_model(config: TrelmConfig, source: SourceEncoder, table: Tensor,
     return model
 
 
-def _copy_all_but_table(into: nn.Module, source: nn.Module) -> None:
+def _copy_all_but_table(into: nn.Module, source: Any) -> None:
     """Copy every weight whose shape does not depend on the vocabulary."""
-    table = source.get_input_embeddings().weight  # type: ignore[operator]
+    table = source.get_input_embeddings().weight
     own = into.state_dict()
     for name, value in source.state_dict(keep_vars=True).items():
         if value is not table:

@@ -39,9 +39,7 @@ class TriLayer(nn.Module):
         self.layer = layer
         self.null_state = nn.Parameter(torch.zeros(hidden_size))
 
-    def arrange(
-        self, states: Tensor, ordering: Tensor | None, language: Tensor, positions: Tensor | None
-    ) -> Tensor:
+    def arrange(self, states: Tensor, ordering: Tensor | None, language: Tensor, positions: Tensor | None) -> Tensor:
         """The layer's input z (B, T, h).
 
         Args:

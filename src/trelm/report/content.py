@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from trelm.report.schema import CorpusInput, Report, Scores
+from trelm.report.schema import CorpusInput, Example, Report, Scores
 
 MISSING = "–"
 HARDLY = 0.01
@@ -145,12 +145,19 @@ def _curves(report: Report) -> Section | None:
 def _examples(report: Report) -> Section | None:
     if not report.examples:
         return None
+    known = any(example.truth is not None for example in report.examples)
     rows = tuple(
-        (example.text, ", ".join(f"{guess.token} ({share(guess.score)})" for guess in example.predictions) or MISSING)
+        (example.text, *((example.truth or MISSING,) if known else ()), _guesses(example))
         for example in report.examples
     )
-    table = Table("Masks filled by the transferred model", ("Text", "Guesses, best first"), rows, prose=True)
-    return Section("examples", "Examples", (), (table,))
+    header = ("Text", *(("In the text",) if known else ()), "Guesses, best first")
+    return Section(
+        "examples", "Examples", (), (Table("Masks filled by the transferred model", header, rows, prose=True),)
+    )
+
+
+def _guesses(example: Example) -> str:
+    return ", ".join(f"{guess.token} ({share(guess.score)})" for guess in example.predictions) or MISSING
 
 
 def _alignment(report: Report) -> Section | None:

@@ -128,9 +128,10 @@ class Prediction(Part):
 
 
 class Example(Part):
-    """A sentence with a mask, and the model's guesses, best first."""
+    """A sentence with a mask, the token that stood there where it is known, and the model's guesses, best first."""
 
     text: str
+    truth: str | None = None
     predictions: list[Prediction] = []
 
 

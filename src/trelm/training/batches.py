@@ -204,7 +204,7 @@ class Stream:
 
 
 def pack(order: Indices, lengths: Indices, batch_tokens: int) -> list[Indices]:
-    """Cut `order`, sorted by rising length, into batches of at most `batch_tokens` padded tokens (at least one example)."""
+    """Cut `order`, sorted by rising length, into batches of at most `batch_tokens` padded tokens, or of one example."""
     batches, start = [], 0
     for end in range(1, len(order) + 1):
         full = end == len(order) or (end - start + 1) * lengths[order[end]] > batch_tokens
@@ -220,7 +220,9 @@ class PlannedBatches(Dataset[dict[str, Any]]):
     Each item has one part a stream, with its weight in the loss, and the number of its real tokens.
     """
 
-    def __init__(self, streams: Sequence[tuple[Examples, float]], *, updates: int, batch_tokens: int, seed: int) -> None:
+    def __init__(
+        self, streams: Sequence[tuple[Examples, float]], *, updates: int, batch_tokens: int, seed: int
+    ) -> None:
         total = sum(share for _, share in streams)
         self.weights = [share / total for _, share in streams]
         self.streams = [

@@ -54,7 +54,7 @@ class Trained:
     curve: Curve
 
 
-class _Account(TrainerCallback):  # type: ignore[misc]
+class _Account(TrainerCallback):
     """Counts tokens and seconds, keeps the loss curve, asks for checkpoints by the clock."""
 
     def __init__(self, checkpoint_minutes: float, on_update: OnUpdate | None) -> None:
@@ -99,16 +99,18 @@ class _Account(TrainerCallback):  # type: ignore[misc]
             self.curve[name].append(value)
 
 
-class StageTrainer(Trainer):  # type: ignore[misc]
+class StageTrainer(Trainer):
     """`Trainer` over planned batches."""
 
     def __init__(self, account: _Account, **arguments: Any) -> None:
         super().__init__(**arguments)
         self.account = account
+        self.folder = Path(str(self.args.output_dir))
         self.model_accepts_loss_kwargs = False  # batch_loss is a mean over the batch
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
-        return SequentialSampler(self.train_dataset if train_dataset is None else train_dataset)
+        planned: Any = self.train_dataset if train_dataset is None else train_dataset
+        return SequentialSampler(planned)
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *_: Any, **__: Any) -> Tensor:
         self.account.tokens += inputs["tokens"]
@@ -118,15 +120,16 @@ class StageTrainer(Trainer):  # type: ignore[misc]
         return 0  # counted in closed form for the whole stage, see trelm.cost
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        self.model.save_pretrained(output_dir or self.args.output_dir, state_dict=state_dict)
+        model: Any = self.model
+        model.save_pretrained(output_dir or self.folder, state_dict=state_dict)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        checkpoints.save_optimizer(self.optimizer, Path(output_dir))
+        checkpoints.save_optimizer(_there(self.optimizer), Path(output_dir))
         checkpoints.save_scheduler(self.lr_scheduler, Path(output_dir))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
-            checkpoints.load_optimizer(self.optimizer, Path(checkpoint))
+            checkpoints.load_optimizer(_there(self.optimizer), Path(checkpoint))
             checkpoints.load_scheduler(self.lr_scheduler, Path(checkpoint))
 
     def _save_rng_state(self, output_dir: str) -> None:
@@ -137,9 +140,9 @@ class StageTrainer(Trainer):  # type: ignore[misc]
             checkpoints.load_random_state(Path(checkpoint))
 
     def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
-        with writing(Path(self.args.output_dir)):
+        with writing(self.folder):
             super()._save_checkpoint(model, trial)
-            folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+            folder = self.folder / f"checkpoint-{self.state.global_step}"
             checkpoints.mark_complete(folder, self.account.values())
 
 
@@ -182,8 +185,15 @@ def warmup_updates(warmup: float, updates: int) -> int:
 def has_fast_bfloat16(device: str) -> bool:
     """Whether bfloat16 arithmetic is in the hardware."""
     if device == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def _there(optimizer: torch.optim.Optimizer | None) -> torch.optim.Optimizer:
+    """The optimiser, once training has begun."""
+    if optimizer is None:
+        raise RuntimeError("a checkpoint was asked for before the optimiser was made")
+    return optimizer
 
 
 def _only(items: list[dict[str, Any]]) -> dict[str, Any]:

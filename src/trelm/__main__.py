@@ -1,0 +1,5 @@
+"""`python -m trelm`."""
+
+from trelm.cli import main
+
+main()

@@ -1,0 +1,232 @@
+"""The command line: parse, call, print. A mistake of the user's is one line and exit code 2."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from trelm.config import RECIPES, Config, dump_config, load_config, make_config
+from trelm.errors import TrelmError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    help="Move a pretrained encoder to another language.",
+    rich_markup_mode=None,
+)
+config_commands = typer.Typer(no_args_is_help=True, help="Show or check a configuration.")
+app.add_typer(config_commands, name="config")
+
+ConfigPath = Annotated[Path, typer.Argument(help="YAML configuration")]
+RunFolder = Annotated[Path, typer.Argument(help="run folder")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", help="override a setting: budget.minutes=30")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="print no progress")]
+AsJson = Annotated[bool, typer.Option("--json", help="print the result as JSON on standard output")]
+
+
+@app.command()
+def transfer(
+    config: ConfigPath,
+    run: Annotated[Path, typer.Option("--run", help="run folder, made or gone on with")],
+    until: Annotated[str | None, typer.Option(help="stop after this step")] = None,
+    overrides: Overrides = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """All steps that are not done yet; run it again to resume. Prints where the model and the report are."""
+    resolved = load_config(config, overrides or ())
+    _transfer(resolved, run, until=until, quiet=quiet, as_json=as_json)
+
+
+@app.command()
+def plan(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """What will run, how long, how much memory and disk, before anything runs."""
+    estimate = _pipeline().estimate(load_config(config, overrides or ()))
+    if as_json:
+        _print_json(estimate)
+        return
+    table = Table("step", "seconds", "updates", "tokens", "what")
+    for step in estimate["steps"]:
+        table.add_row(step["name"], step["seconds"], step["updates"], step["tokens"], step["what"])
+    Console().print(table)
+    for line in estimate["summary"]:
+        typer.echo(line)
+
+
+@config_commands.command("show")
+def show(
+    config: Annotated[Path | None, typer.Argument(help="YAML configuration; the recipe's own defaults without")] = None,
+    recipe: Annotated[str, typer.Option(help=f"without a configuration: {', '.join(RECIPES)}")] = "recommended",
+    overrides: Overrides = None,
+) -> None:
+    """All settings, resolved, as YAML."""
+    typer.echo(dump_config(load_config(config, overrides or ()) if config else _example(recipe)), nl=False)
+
+
+@config_commands.command("check")
+def check(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Whether a configuration is valid and its files exist."""
+    resolved = load_config(config, overrides or ())
+    files = _pipeline().describe_inputs(resolved)
+    typer.echo(f"{config}: valid, {len(files)} input files")
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(help="model folder or Hub id: any masked language model")],
+    tasks: Annotated[Path, typer.Option("--tasks", help="YAML list of evaluation sets")],
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Bits per character and masked accuracy of any Hugging Face encoder on your text."""
+    scores = _pipeline().evaluate(model, tasks, quiet=quiet)
+    if as_json:
+        _print_json(scores)
+        return
+    table = Table("evaluation set", "bits per character", "masked accuracy", "masked loss", "lines")
+    for name, values in scores.items():
+        table.add_row(
+            name,
+            f"{values['bits_per_character']:.3f}",
+            f"{100 * values['masked_accuracy']:.1f} %",
+            f"{values['masked_loss']:.3f}",
+            str(values["lines"]),
+        )
+    Console().print(table)
+
+
+@app.command()
+def report(run: RunFolder) -> None:
+    """Write the report of a finished run again: one HTML page, and Markdown."""
+    for path in _load("trelm.report.page").write_report(run).values():
+        typer.echo(str(path))
+
+
+@app.command()
+def export(
+    run: RunFolder, to: Annotated[Path, typer.Option("--to", help="new folder for model, tokenizer and card")]
+) -> None:
+    """Write the final model as a folder that Hugging Face tools load after `import trelm`."""
+    _pipeline().export(run, to)
+    typer.echo(str(to))
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """What this machine can do."""
+    facts = _load("trelm.doctor").examine(Path.cwd())
+    if as_json:
+        _print_json(facts)
+        return
+    for name, value in facts.items():
+        if name != "advice":
+            typer.echo(f"{name}: {_plain(value)}")
+    for line in facts["advice"]:
+        typer.echo(f"advice: {line}")
+
+
+@app.command()
+def demo(
+    run: Annotated[Path, typer.Option("--run", help="run folder")] = Path("runs/demo"),
+    overrides: Overrides = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """The whole thing, small: a made-up language from Python's own documentation, minutes on a laptop."""
+    values = _load("trelm.demonstration").prepare(run, overrides or ())
+    _transfer(values, run / "run", until=None, quiet=quiet, as_json=as_json)
+    accuracy = _load("trelm.demonstration").link_accuracy(run)
+    typer.echo(f"word links against the known truth: {accuracy}", err=as_json)
+
+
+def main() -> None:
+    """Entry point of the `trelm` command."""
+    signal.signal(signal.SIGTERM, _terminate)
+    debug = "--debug" in sys.argv
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    sys.exit(_run(lambda: app(arguments, standalone_mode=True), debug))
+
+
+def _run(command: Callable[[], None], debug: bool) -> int:
+    """The exit code: 0, 2 for a mistake of the user's, 130 for an interruption."""
+    try:
+        command()
+    except TrelmError as error:
+        if debug:
+            raise
+        sys.stderr.write(f"trelm: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("trelm: stopped; the same command goes on from here\n")
+        return 130
+    return 0
+
+
+def _terminate(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def _transfer(config: Config, run: Path, *, until: str | None, quiet: bool, as_json: bool) -> None:
+    result = _pipeline().transfer(config, run, until=until, quiet=quiet)
+    if as_json:
+        _print_json(result)
+    elif "models" in result:
+        _print_outcome(result, run)
+
+
+def _print_outcome(result: dict[str, Any], run: Path) -> None:
+    table = Table("model", "bits per character", "masked accuracy", "masked loss")
+    for name, scores in result["models"].items():
+        table.add_row(
+            name,
+            f"{scores['bits_per_character']:.3f}",
+            f"{100 * scores['masked_accuracy']:.1f} %",
+            f"{scores['masked_loss']:.3f}",
+        )
+    Console().print(table)
+    typer.echo(f"model: {result['export']['path']}\nreport: {run / 'report.html'}")
+
+
+def _pipeline() -> Any:
+    return _load("trelm.pipeline")
+
+
+def _load(module: str) -> Any:
+    """Import late: torch takes seconds to load, `--help` must not."""
+    return importlib.import_module(module)
+
+
+def _example(recipe: str) -> Config:
+    """A minimal configuration, to show every default of a recipe."""
+    return make_config(
+        {
+            "source": {"model": "minilm", "language": "en", "text": ["english.txt"]},
+            "target": {"language": "xx", "text": ["target.txt"]},
+            "parallel": ["pairs.tsv"],
+            "budget": {"minutes": 60},
+            "recipe": recipe,
+        }
+    )
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_plain(inner)}" for name, inner in value.items())
+    return {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)

@@ -1,0 +1,151 @@
+"""The whole method on one page: the steps in the order of the paper, each in a folder of the run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from trelm.config import Config, dump_config
+from trelm.corpus.files import expand
+from trelm.errors import ConfigError, did_you_mean
+from trelm.progress import Progress
+from trelm.report.page import write_report
+from trelm.stages import COMBINATION, SCRATCH_STAGE, TRANSFER_LOWER, transfer_stages
+from trelm.steps.context import (
+    ALIGNMENT,
+    CORPUS,
+    EMBEDDINGS,
+    EVALUATION,
+    EXPORT,
+    MODEL,
+    PLAN,
+    TOKENS,
+    VOCABULARY,
+    WORD_LINKS,
+    Context,
+    RunStep,
+    parallel_sources,
+    use_all_cores,
+)
+from trelm.steps.outcome import collect_report, evaluate_models, versions, write_export
+from trelm.steps.preparation import (
+    align_embeddings,
+    build_models,
+    build_vocabulary,
+    link_words,
+    prepare_corpus,
+    tokenize,
+    train_vectors,
+)
+from trelm.steps.training import STAGE_FOLDERS, combine_halves, plan_training, train_stage
+from trelm.workspace import Run, digest, write_json
+
+REPORT = "report.json"
+
+
+def steps(config: Config) -> list[RunStep]:
+    """METHOD, section by section."""
+    stages = {stage.name: stage for stage in transfer_stages(config.training.source_share)}
+    training = [RunStep(STAGE_FOLDERS[name], partial(_train, stage), resumes=True) for name, stage in stages.items()]
+    after_lower = list(stages).index(TRANSFER_LOWER) + 1
+    training.insert(after_lower, RunStep(STAGE_FOLDERS[COMBINATION], combine_halves))
+    if config.baseline.scratch:
+        training.append(RunStep(STAGE_FOLDERS[SCRATCH_STAGE.name], partial(_train, SCRATCH_STAGE), resumes=True))
+    return [
+        RunStep(CORPUS, prepare_corpus),
+        RunStep(VOCABULARY, build_vocabulary),  # 1. joint vocabulary
+        RunStep(TOKENS, tokenize),
+        RunStep(WORD_LINKS, link_words),  # 5. word alignments
+        RunStep(EMBEDDINGS, train_vectors),  # 2. subword vectors
+        RunStep(ALIGNMENT, align_embeddings),  # 3. adversarial embedding alignment
+        RunStep(MODEL, build_models),  # 4. the TreLM model
+        RunStep(PLAN, plan_training),
+        *training,  # 5. commonality, transfer of each half, combination, language-specific; from scratch
+        RunStep(EVALUATION, evaluate_models),  # 6. evaluation
+        RunStep(EXPORT, write_export),
+    ]
+
+
+def transfer(
+    config: Config, run_folder: Path | str, *, until: str | None = None, quiet: bool = False
+) -> dict[str, Any]:
+    """Move the source encoder to the target language: all steps that are not done yet, in `run_folder`.
+
+    Args:
+        until: the last step to do, by its name or its folder's; all by default.
+        quiet: print no progress.
+
+    Returns:
+        What `report.json` holds; with `until`, the figures of that step.
+
+    Raises:
+        TrelmError: bad input, in one line; what is done stays done.
+    """
+    run, plan = Run(Path(run_folder)), steps(config)
+    last = _last_step(plan, until)
+    inputs = describe_inputs(config)
+    with run.lock():
+        run.claim(dump_config(config) + "".join(f"# input {line}\n" for line in inputs))
+        context = Context(config, run)
+        _run_steps(context, plan[: last + 1], digest([dump_config(config), inputs]), len(plan), quiet)
+        if until is not None and last + 1 < len(plan):
+            return context.figures(plan[last].name)
+        report = collect_report(context, [step.name for step in plan])
+        write_json(run.folder / REPORT, report)
+        write_report(run.folder)
+    return report
+
+
+def _run_steps(context: Context, plan: list[RunStep], inputs: str, total: int, quiet: bool) -> None:
+    """Do what is not done; a manifest is written only when its step has ended."""
+    use_all_cores()
+    with Progress(total, quiet=quiet) as progress:
+        for step in plan:
+            place = context.run.step(step.name)
+            if place.is_done(inputs):
+                progress.skip(step.name)
+                continue
+            place.begin(inputs, afresh=not step.resumes)
+            started = time.perf_counter()
+            with progress.step(step.name) as tell:
+                figures = step.work(context, place.folder, tell)
+            seconds = time.perf_counter() - started
+            place.finish(inputs, {"seconds": seconds, **figures, "seed": context.config.seed, "versions": versions()})
+
+
+def _train(stage: Any, context: Context, folder: Path, tell: Any) -> dict[str, Any]:
+    return train_stage(context, stage, folder, tell)
+
+
+def _last_step(plan: list[RunStep], until: str | None) -> int:
+    """The number of the step named `until`; the last one where there is no such wish."""
+    if until is None:
+        return len(plan) - 1
+    names = {step.name: number for number, step in enumerate(plan)}
+    names |= {name.rpartition("/")[2].lstrip("0123456789-"): number for name, number in names.items()}
+    if until not in names:
+        raise ConfigError(f"--until {until}: unknown step (known: {', '.join(names)}){did_you_mean(until, names)}")
+    return names[until]
+
+
+def describe_inputs(config: Config) -> list[str]:
+    """Every input file with its size: a run belongs to them as it belongs to its configuration.
+
+    Raises:
+        DataError: a file is missing.
+    """
+    return [f"{path} {path.stat().st_size} bytes" for path in _input_files(config)]
+
+
+def _input_files(config: Config) -> Iterator[Path]:
+    patterns = [*config.source.text, *config.target.text]
+    for entry in parallel_sources(config):
+        patterns += [entry] if isinstance(entry, str) else entry
+    for task in config.evaluation:
+        patterns += [*task.train, *task.dev, *task.test]
+    for pattern in patterns:
+        if not pattern.startswith("hf://"):
+            yield from expand(pattern)

@@ -1,0 +1,212 @@
+"""The stages as data: what trains, on what, starting from what, for how long (METHOD section 5)."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from trelm.corpus.ragged import Ragged
+from trelm.cost import LayerGroup, human_count, split_budget, training_flops
+from trelm.errors import BudgetError
+from trelm.model.encoder import TrelmForMaskedLM
+from trelm.model.halves import PARTS, Part, freeze_all_but
+from trelm.training.batches import IGNORED, CrossLingualExamples, Examples, MaskedExamples, PlannedBatches, Vocabulary
+from trelm.training.trainer import LoopSettings, OnUpdate, Trained, train
+
+SOURCE, TARGET = 0, 1
+Feed = Literal["source-text", "target-text", "source-to-target", "target-to-source"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One training stage.
+
+    Attributes:
+        name: what it trains. trains: the parts whose parameters move. starts_from: `model` (the transferred one before
+            training), `scratch` (random weights), or the name of an earlier stage. feeds: kinds of examples and their
+            share of each batch.
+    """
+
+    name: str
+    trains: frozenset[Part]
+    starts_from: str
+    feeds: tuple[tuple[Feed, float], ...]
+
+
+COMMONALITY, TRANSFER_UPPER, TRANSFER_LOWER = "commonality", "transfer-upper", "transfer-lower"
+COMBINATION, LANGUAGE_SPECIFIC, SCRATCH = "combination", "language-specific", "scratch"
+
+
+def transfer_stages(source_share: float) -> tuple[Stage, ...]:
+    """The stages of METHOD section 5 that train; the combination joins the second and the third.
+
+    Args:
+        source_share: part of the commonality stage's batches that is source-language text.
+    """
+    both: tuple[tuple[Feed, float], ...] = (("source-text", source_share), ("target-text", 1 - source_share))
+    return (
+        Stage(COMMONALITY, frozenset({"shared"}), "model", tuple(feed for feed in both if feed[1] > 0)),
+        Stage(
+            TRANSFER_UPPER,
+            frozenset({"upper", "shared"}),
+            COMMONALITY,
+            (("source-to-target", 0.5), ("target-text", 0.5)),
+        ),
+        Stage(
+            TRANSFER_LOWER,
+            frozenset({"lower", "shared"}),
+            COMMONALITY,
+            (("target-to-source", 0.5), ("target-text", 0.5)),
+        ),
+        Stage(LANGUAGE_SPECIFIC, frozenset(PARTS), COMBINATION, (("target-text", 1.0),)),
+    )
+
+
+SCRATCH_STAGE = Stage(SCRATCH, frozenset(PARTS), "scratch", (("target-text", 1.0),))
+
+
+@dataclass(frozen=True)
+class StageData:
+    """Token ids without special tokens, and what makes batches of them.
+
+    Attributes:
+        source, target: text of each language. pair_source, pair_target: the parallel text.
+        source_of_target, target_of_source: its word links, one for each position of the named-first language's partner:
+            for every target position a source position or -1, and the other way round.
+    """
+
+    source: Ragged
+    target: Ragged
+    pair_source: Ragged
+    pair_target: Ragged
+    source_of_target: Ragged
+    target_of_source: Ragged
+    vocabulary: Vocabulary
+    max_length: int
+    mask_rate: float
+
+    def examples(self, feed: Feed) -> Examples:
+        """The examples of one kind."""
+        if feed == "source-text":
+            return MaskedExamples(self.source, SOURCE, self.vocabulary, self.max_length, self.mask_rate)
+        if feed == "target-text":
+            return MaskedExamples(self.target, TARGET, self.vocabulary, self.max_length, self.mask_rate)
+        pairs = (self.pair_source, self.pair_target, self.source_of_target)
+        languages = (SOURCE, TARGET)
+        if feed == "target-to-source":
+            pairs = (self.pair_target, self.pair_source, self.target_of_source)
+            languages = (TARGET, SOURCE)
+        return CrossLingualExamples(*pairs, languages, self.vocabulary, self.max_length)
+
+    def batches(self, stage: Stage, *, updates: int, batch_tokens: int, seed: int) -> PlannedBatches:
+        """The batches of a stage."""
+        streams = [(self.examples(feed), share) for feed, share in stage.feeds]
+        return PlannedBatches(streams, updates=updates, batch_tokens=batch_tokens, seed=seed)
+
+
+def plan_updates(
+    amount: float,
+    unit: Literal["updates", "tokens", "seconds"],
+    shares: Mapping[str, float],
+    per_update: Mapping[str, float],
+) -> dict[str, int]:
+    """Updates of each stage: the budget split by the shares, in `unit`, at the measured cost of an update.
+
+    Args:
+        per_update: tokens or seconds of one update of each stage (1 where the unit is updates).
+
+    Raises:
+        BudgetError: a stage with a share would not get a single update.
+    """
+    parts = split_budget(amount, shares)
+    updates = {name: int(part / per_update[name] + 1e-9) for name, part in parts.items()}
+    starved = [name for name in updates if shares[name] > 0 and updates[name] == 0]
+    if starved:
+        whole = sum(shares.values())
+        least = max(per_update[name] * whole / shares[name] for name in starved)
+        raise BudgetError(
+            f"budget: {amount:.0f} {unit} for training are too few: stage '{starved[0]}' would get no update; "
+            f"give training at least {human_count(least)} {unit}"
+        )
+    return updates
+
+
+def run_stage(
+    model: TrelmForMaskedLM,
+    stage: Stage,
+    batches: PlannedBatches,
+    settings: LoopSettings,
+    folder: Path,
+    on_update: OnUpdate | None = None,
+) -> Trained:
+    """Train `model` in place, only the parts that the stage trains; resumes from a checkpoint in `folder`."""
+    freeze_all_but(model, stage.trains)
+    model.config.sparse_prediction = True
+    try:
+        if len(batches) == 0:
+            return Trained(0.0, 0, 0, {"updates": [], "tokens": [], "seconds": [], "loss": []})
+        return train(model, batches, settings, folder, on_update)
+    finally:
+        model.config.sparse_prediction = False
+        freeze_all_but(model, PARTS)
+
+
+def seconds_per_update(
+    model: TrelmForMaskedLM,
+    stage: Stage,
+    data: StageData,
+    settings: LoopSettings,
+    *,
+    batch_tokens: int,
+    warm: int = 2,
+    measured: int = 6,
+    on_update: Callable[[], None] | None = None,
+) -> float:
+    """Mean seconds of an update of the stage on this machine, from real batches on a copy of the model."""
+    batches = data.batches(stage, updates=warm + measured, batch_tokens=batch_tokens, seed=settings.seed)
+    times: list[float] = []
+
+    def stamp(*_: Any) -> None:
+        times.append(time.perf_counter())
+        if on_update is not None:
+            on_update()
+
+    with tempfile.TemporaryDirectory(prefix="trelm-") as folder:
+        quiet = replace(settings, checkpoint_minutes=1e9)
+        run_stage(copy.deepcopy(model), stage, batches, quiet, Path(folder), stamp)
+    return (times[-1] - times[warm - 1]) / measured
+
+
+def stage_flops(model: TrelmForMaskedLM, stage: Stage, batches: PlannedBatches, sample: int = 16) -> float:
+    """Floating-point operations of the whole stage, from the shapes of `sample` of its batches."""
+    if len(batches) == 0:
+        return 0.0
+    numbers = np.unique(np.linspace(0, len(batches) - 1, sample).astype(int))
+    one = [sum(_part_flops(model, stage, part) for part in batches[int(i)]["parts"]) for i in numbers]
+    return float(np.mean(one)) * len(batches)
+
+
+def _part_flops(model: TrelmForMaskedLM, stage: Stage, part: dict[str, Any]) -> float:
+    source = model.config.source
+    below, body = model.config.tri_position, source.num_hidden_layers
+    rows, read = part["input_ids"].shape
+    spoken = part["labels"].shape[1]
+    groups = (
+        LayerGroup(below, "lower" in stage.trains, rows * read, read),
+        LayerGroup(1, "shared" in stage.trains, rows * spoken, spoken),
+        LayerGroup(body - below, "upper" in stage.trains, rows * spoken, spoken),
+    )
+    return training_flops(
+        groups,
+        hidden=source.hidden_size,
+        intermediate=source.intermediate_size,
+        vocabulary=source.vocab_size,
+        labelled=int((part["labels"] != IGNORED).sum()),
+    )

@@ -1,0 +1,147 @@
+"""What every step is given: the configuration, the run folder, the source encoder, and readers of earlier outputs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from trelm.config import Config
+from trelm.corpus.ragged import Ragged
+from trelm.errors import ConfigError, RunFolderError
+from trelm.model.source import SourceEncoder, load_source
+from trelm.progress import StepProgress
+from trelm.training.batches import Vocabulary
+from trelm.training.trainer import has_fast_bfloat16
+from trelm.workspace import Run
+
+CORPUS, VOCABULARY, TOKENS, WORD_LINKS = "corpus", "vocabulary", "tokens", "word-links"
+EMBEDDINGS, ALIGNMENT, MODEL, PLAN = "embeddings", "alignment", "model", "plan"
+EVALUATION, EXPORT = "evaluation", "export"
+
+Figures = dict[str, Any]
+StepFunction = Callable[["Context", Path, StepProgress], Figures]
+
+
+@dataclass(frozen=True)
+class RunStep:
+    """A step by name; `work` fills its folder and returns its figures.
+
+    Attributes:
+        resumes: whether it goes on from checkpoints in its folder; any other step starts again when it was cut off.
+    """
+
+    name: str
+    work: StepFunction
+    resumes: bool = False
+
+
+class Context:
+    """Shared by the steps of one run; holds no state but what can be read again from the folder."""
+
+    def __init__(self, config: Config, run: Run) -> None:
+        self.config = config
+        self.run = run
+
+    @cached_property
+    def source(self) -> SourceEncoder:
+        """The source encoder."""
+        source = self.config.source
+        return load_source(
+            source.model,
+            revision=source.revision,
+            trust_remote_code=source.trust_remote_code,
+            seed=self.config.seed,
+        )
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer of the joint vocabulary."""
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(self.folder(VOCABULARY)))
+        return tokenizer
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """What batches need to know of the joint vocabulary."""
+        tokenizer = self.tokenizer
+        return Vocabulary(
+            size=len(tokenizer),
+            start=_token(tokenizer.cls_token_id, tokenizer.bos_token_id),
+            end=_token(tokenizer.sep_token_id, tokenizer.eos_token_id),
+            padding=_token(tokenizer.pad_token_id),
+            mask=_token(tokenizer.mask_token_id),
+            special=tuple(tokenizer.all_special_ids),
+        )
+
+    @property
+    def languages(self) -> tuple[str, str]:
+        """Codes of the source and the target language."""
+        return self.config.source.language, self.config.target.language
+
+    @cached_property
+    def device(self) -> Literal["cpu", "cuda"]:
+        """Where training runs.
+
+        Raises:
+            ConfigError: a GPU is asked for and there is none.
+        """
+        wanted, there = self.config.training.device, torch.cuda.is_available()
+        if wanted == "cuda" and not there:
+            raise ConfigError("training.device: expected a CUDA device, found none; set it to auto or cpu")
+        return "cuda" if there and wanted != "cpu" else "cpu"
+
+    @cached_property
+    def precision(self) -> Literal["float32", "bfloat16"]:
+        """What training computes in: bfloat16 where the hardware has it, unless the configuration says otherwise."""
+        wanted = self.config.training.precision
+        if wanted != "auto":
+            return wanted
+        return "bfloat16" if has_fast_bfloat16(self.device) else "float32"
+
+    def folder(self, step: str) -> Path:
+        """The folder of a step."""
+        return self.run.step(step).folder
+
+    def figures(self, step: str) -> Figures:
+        """What a finished step left in its manifest.
+
+        Raises:
+            RunFolderError: the step is not done.
+        """
+        manifest = self.run.step(step).manifest()
+        if manifest is None:
+            raise RunFolderError(f"{self.run.folder}: step '{step}' is not done; run `trelm transfer` to its end first")
+        return manifest
+
+    def tokens(self, name: str) -> Ragged:
+        """Token ids that the tokens step wrote."""
+        return Ragged.load(self.folder(TOKENS), name)
+
+    def lines(self, name: str) -> list[str]:
+        """The lines of a file of the corpus step."""
+        return (self.folder(CORPUS) / name).read_text(encoding="utf-8").split("\n")[:-1]
+
+
+def parallel_sources(config: Config) -> list[str | tuple[str, str]]:
+    """The parallel inputs as the readers take them."""
+    return [entry if isinstance(entry, str) else (entry.source, entry.target) for entry in config.parallel]
+
+
+def use_all_cores() -> int:
+    """Let torch use every core this process may use; returns their number."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(cores)
+    return cores
+
+
+def _token(*candidates: int | None) -> int:
+    for candidate in candidates:
+        if candidate is not None:
+            return candidate
+    raise ConfigError("source.model: expected a tokenizer with start, end, padding and mask tokens, found one without")

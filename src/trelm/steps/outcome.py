@@ -1,0 +1,277 @@
+"""How good the model is, the exported folder, and everything that the report shows (METHOD section 6)."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from trelm.config import EvaluationConfig, dump_config
+from trelm.corpus.ragged import Ragged
+from trelm.corpus.text import read_text
+from trelm.evaluation.intrinsic import masked_text_scores, unigram_bits_per_character
+from trelm.evaluation.units import split_units
+from trelm.export import export_model
+from trelm.model.encoder import TrelmForMaskedLM
+from trelm.progress import StepProgress
+from trelm.stages import COMBINATION, LANGUAGE_SPECIFIC, SCRATCH, TRANSFER_LOWER, TRANSFER_UPPER
+from trelm.steps.context import (
+    ALIGNMENT,
+    CORPUS,
+    EVALUATION,
+    PLAN,
+    VOCABULARY,
+    WORD_LINKS,
+    Context,
+    Figures,
+    use_all_cores,
+)
+from trelm.steps.training import STAGE_FOLDERS, load_model
+from trelm.training.batches import CrossLingualExamples, pack
+
+EVALUATION_BATCH_TOKENS = 8192
+EXAMPLES = 5
+PREDICTIONS = 5
+CDLM_PAIRS = 500
+
+
+def evaluate_models(context: Context, folder: Path, tell: StepProgress) -> Figures:
+    """The transferred model, the from-scratch one and the one before training on held-out target text; CdLM loss."""
+    use_all_cores()
+    lines = context.lines("target-held-out.txt")
+    names = {"start": "model", "transferred": LANGUAGE_SPECIFIC}
+    if context.config.baseline.scratch:
+        names["scratch"] = SCRATCH
+    models: Figures = {}
+    for number, (name, stage) in enumerate(names.items()):
+        model = load_model(context, stage)
+        models[name] = score_text(context, model, lines, lambda done: tell.update(done, len(lines), "lines"))
+        models[name].update(_task_scores(context, model))
+        tell.note(f"{name}: {models[name]['bits_per_character']:.3f} bits per character ({number + 1}/{len(names)})")
+    return {
+        "models": models,
+        "unigram": {"bits_per_character": _unigram(context, lines)},
+        "cdlm": _cdlm_losses(context),
+        "examples": fill_masks(context, load_model(context, LANGUAGE_SPECIFIC), lines),
+    }
+
+
+def score_text(context: Context, model: TrelmForMaskedLM, lines: Sequence[str], on_progress: Any = None) -> Figures:
+    """Masked-text scores with the run's own masks: the same for every model of the run."""
+    scores = masked_text_scores(
+        model,
+        context.tokenizer,
+        lines,
+        mask_rate=context.config.training.mask_rate,
+        seed=context.config.seed,
+        batch_tokens=EVALUATION_BATCH_TOKENS,
+        max_length=min(context.config.training.max_length * 2, model.config.max_position_embeddings),
+        device=context.device,
+        precision=context.precision,
+        on_progress=on_progress,
+    )
+    return scores.as_dict()
+
+
+def task_lines(task: EvaluationConfig) -> list[str]:
+    """The test sentences of a task that has text."""
+    return [line for source in task.test for line in read_text(source)]
+
+
+def _task_scores(context: Context, model: TrelmForMaskedLM) -> Figures:
+    """Bits per character on the test sentences of each evaluation set that has sentences."""
+    tasks = [task for task in context.config.evaluation if task.task != "translation" and task.test]
+    scores = {task.name or task.task: score_text(context, model, task_lines(task)) for task in tasks}
+    return {"tasks": scores} if scores else {}
+
+
+def _unigram(context: Context, lines: Sequence[str]) -> float:
+    """The score of a model that knows word frequencies and nothing else: a floor to stand on."""
+    counts = np.bincount(context.tokens("target").values, minlength=len(context.tokenizer))
+    return unigram_bits_per_character(
+        counts,
+        context.tokenizer,
+        lines,
+        mask_rate=context.config.training.mask_rate,
+        seed=context.config.seed,
+        max_length=context.config.training.max_length * 2,
+    )
+
+
+def _cdlm_losses(context: Context) -> Figures:
+    """Nats a token on held-out pairs: each transfer in its own direction, the combination in both."""
+    links = context.folder(WORD_LINKS)
+    sides = [context.tokens(f"parallel-held-out-{side}") for side in ("source", "target")]
+    pairs = min(len(sides[0]), CDLM_PAIRS)
+    if pairs == 0:
+        return {"pairs": 0}
+    directions = {
+        "source_to_target": (sides[0], sides[1], Ragged.load(links, "source-of-target-held-out"), (0, 1)),
+        "target_to_source": (sides[1], sides[0], Ragged.load(links, "target-of-source-held-out"), (1, 0)),
+    }
+    asked = {
+        TRANSFER_UPPER: ["source_to_target"],
+        TRANSFER_LOWER: ["target_to_source"],
+        COMBINATION: list(directions),
+    }
+    losses: Figures = {"pairs": pairs}
+    for stage, wanted in asked.items():
+        model = load_model(context, stage)
+        for direction in wanted:
+            examples = CrossLingualExamples(
+                *directions[direction], context.vocabulary, context.config.training.max_length
+            )
+            losses[f"{stage}_{direction}".replace("-", "_")] = cdlm_loss(model, examples, pairs)
+    return losses
+
+
+def cdlm_loss(model: TrelmForMaskedLM, examples: CrossLingualExamples, pairs: int) -> float:
+    """Mean cross-entropy (nats) over every output token of the first `pairs` examples, special tokens included."""
+    lengths = examples.lengths()[:pairs]
+    order = np.argsort(lengths, kind="stable")
+    random = np.random.default_rng(0)  # CdLM inputs are not corrupted: nothing is drawn
+    total, tokens = 0.0, 0
+    model.train(False)
+    with torch.inference_mode():
+        for indices in pack(order, lengths, 2048):
+            batch = examples.collate(indices, random)
+            count = int((batch["labels"] != -100).sum())
+            total += float(model(**batch).loss) * count
+            tokens += count
+    return total / tokens
+
+
+def fill_masks(context: Context, model: TrelmForMaskedLM, lines: Sequence[str]) -> list[Figures]:
+    """Held-out sentences with one word masked, and the model's guesses; the first sentences that fit, not the best."""
+    tokenizer, examples = context.tokenizer, []
+    model.train(False)
+    for line in lines:
+        masked = _mask_one_word(context, line)
+        if masked is None:
+            continue
+        text, truth = masked
+        inputs = tokenizer(text, return_tensors="pt", return_token_type_ids=False).to(model.device)
+        with torch.inference_mode():
+            logits = model(**inputs).logits[0]
+        place = int((inputs["input_ids"][0] == tokenizer.mask_token_id).nonzero()[0])
+        best = logits[place].float().softmax(-1).topk(PREDICTIONS)
+        guesses = [
+            {"token": str(tokenizer.decode([int(token)])).strip(), "score": float(score)}
+            for score, token in zip(best.values, best.indices)
+        ]
+        examples.append({"text": text, "truth": truth, "predictions": guesses})
+        if len(examples) == EXAMPLES:
+            break
+    return examples
+
+
+def _mask_one_word(context: Context, line: str) -> tuple[str, str] | None:
+    """A sentence of middling length with its longest one-piece word masked, and the word."""
+    if not 40 <= len(line) <= 120:
+        return None
+    words = [line[start:end] for start, end in split_units(line)]
+    whole = [word for word in words if word.isalpha() and len(word) > 3 and line.count(word) == 1]
+    pieces = {word: context.tokenizer(word, add_special_tokens=False)["input_ids"] for word in whole}
+    single = [word for word in whole if len(pieces[word]) == 1]
+    if not single:
+        return None
+    word = max(single, key=len)
+    return line.replace(word, context.tokenizer.mask_token, 1), word
+
+
+def write_export(context: Context, folder: Path, tell: StepProgress) -> Figures:
+    """The final model as a folder for Hugging Face tools, in `export/` itself."""
+    whole = folder / "model"
+    export_to(context, whole)
+    for path in whole.iterdir():
+        shutil.move(str(path), folder / path.name)
+    whole.rmdir()
+    return {"path": str(folder)}
+
+
+def export_to(context: Context, folder: Path) -> None:
+    """Write the final model anywhere.
+
+    Raises:
+        RunFolderError: the folder is not empty, or the run has not come so far.
+    """
+    evaluation, plan = context.figures(EVALUATION), context.figures(PLAN)
+    card = {
+        "languages": dict(zip(("source", "target"), context.languages)),
+        "base_model": context.config.source.model,
+        "models": {
+            name: evaluation["models"][name] for name in ("transferred", "scratch") if name in evaluation["models"]
+        },
+        "baseline_rule": plan["baseline_rule"],
+        "budget": describe_budget(context),
+        "alignment": context.figures(ALIGNMENT),
+        "text": {name: figures["lines"] for name, figures in context.figures(CORPUS)["outputs"].items()},
+        "stages": {
+            name: context.figures(STAGE_FOLDERS[name]) for name in STAGE_FOLDERS if name not in (COMBINATION, SCRATCH)
+        },
+        "seed": context.config.seed,
+    }
+    export_model(folder, load_model(context, LANGUAGE_SPECIFIC), context.tokenizer, card)
+
+
+def describe_budget(context: Context) -> str:
+    """The budget in words."""
+    given = context.config.budget.model_dump(exclude_none=True)
+    return ", ".join(f"{value:g} {unit}" for unit, value in given.items())
+
+
+def collect_report(context: Context, steps: Sequence[str]) -> dict[str, Any]:
+    """`report.json`: every number that the report shows, from the manifests of the steps."""
+    done = {name: context.figures(name) for name in steps}
+    evaluation, alignment = done[EVALUATION], done[ALIGNMENT]
+    curves = {
+        stage: done[folder]["curve"] for stage, folder in STAGE_FOLDERS.items() if "curve" in done.get(folder, {})
+    }
+    return {
+        "title": f"{context.config.source.model} moved from {context.languages[0]} to {context.languages[1]}",
+        "languages": dict(zip(("source", "target"), context.languages)),
+        "models": evaluation["models"],
+        "unigram": evaluation["unigram"],
+        "alignment": {key: value for key, value in alignment.items() if key not in ("step", "inputs", "versions")},
+        "word_links": _numbers(done[WORD_LINKS]),
+        "corpus": {key: done[CORPUS][key] for key in ("inputs", "outputs")},
+        "vocabulary": _numbers(done[VOCABULARY]),
+        "steps": {name: _cost(figures) for name, figures in done.items()},
+        "curves": curves,
+        "cdlm": evaluation["cdlm"],
+        "examples": evaluation["examples"],
+        "budget": context.config.budget.model_dump(exclude_none=True),
+        "plan": _numbers(done[PLAN]),
+        "baseline_rule": done[PLAN]["baseline_rule"],
+        "export": {"path": done["export"]["path"]},
+        "seed": context.config.seed,
+        "versions": versions(),
+        "config": dump_config(context.config),
+    }
+
+
+def versions() -> dict[str, str]:
+    """What computed the numbers."""
+    packages = ("trelm", "torch", "transformers", "tokenizers", "accelerate", "gensim", "numpy")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def _numbers(figures: Figures) -> Figures:
+    """A manifest without its bookkeeping."""
+    return {
+        key: value for key, value in figures.items() if key not in ("step", "inputs", "versions", "seed", "seconds")
+    }
+
+
+def _cost(figures: Figures) -> Figures:
+    return {
+        "tokens": 0,
+        "flops": 0,
+        **{k: figures[k] for k in ("seconds", "tokens", "flops", "updates") if k in figures},
+    }

@@ -1,0 +1,382 @@
+"""From the user's text to the transferred model before training (METHOD sections 1 to 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+
+from trelm.alignment.adversarial import GameSettings
+from trelm.alignment.choice import align
+from trelm.config import EvaluationConfig
+from trelm.corpus.files import expand
+from trelm.corpus.preparation import balanced_lines, prepare
+from trelm.corpus.ragged import Ragged
+from trelm.corpus.text import read_text
+from trelm.embeddings import EmbeddingTable, SubwordVectors, build_table, frequency_order, skip_gram
+from trelm.evaluation.translation import precision_at, read_dictionary
+from trelm.model.source import scratch_model, transferred_model, trelm_config
+from trelm.progress import StepProgress
+from trelm.steps.context import (
+    ALIGNMENT,
+    CORPUS,
+    EMBEDDINGS,
+    WORD_LINKS,
+    Context,
+    Figures,
+    parallel_sources,
+)
+from trelm.vocabulary import (
+    default_alphabet_limit,
+    encode_lines,
+    is_continuation,
+    shared_entries,
+    special_rows,
+    statistics,
+    train_vocabulary,
+)
+from trelm.word_links.links import WordLinks, count_linked_pairs, link
+from trelm.workspace import atomic_path, writing
+
+SAMPLE_LINES = 2_000
+
+
+def prepare_corpus(context: Context, folder: Path, tell: StepProgress) -> Figures:
+    """Clean, deduplicate, hold out."""
+    config = context.config
+    return prepare(
+        folder,
+        source_text=config.source.text,
+        target_text=config.target.text,
+        parallel=parallel_sources(config),
+        languages=context.languages,
+        evaluation_text=evaluation_sentences(config.evaluation),
+        on_progress=lambda lines: tell.update(lines, unit="lines"),
+        **config.corpus.model_dump(),
+    )
+
+
+def evaluation_sentences(tasks: Iterable[EvaluationConfig]) -> Iterator[str]:
+    """Every sentence that a model is chosen or judged on."""
+    for task in tasks:
+        if task.task != "translation":
+            for source in (*task.dev, *task.test):
+                yield from read_text(source)
+
+
+def build_vocabulary(context: Context, folder: Path, tell: StepProgress) -> Figures:
+    """METHOD section 1: one subword vocabulary for both languages."""
+    settings, corpus = context.config.vocabulary, context.folder(CORPUS)
+
+    def lines() -> Iterator[str]:
+        return balanced_lines(corpus / "source.txt", corpus / "target.txt", settings.max_lines, context.config.seed)
+
+    sample = "\n".join(islice(lines(), SAMPLE_LINES))
+    limit = settings.alphabet_limit or default_alphabet_limit(sample)
+    tokenizer = train_vocabulary(
+        context.source.tokenizer,
+        lines(),
+        size=settings.size,
+        min_frequency=settings.min_frequency,
+        alphabet_limit=limit,
+        lowercase=settings.lowercase,
+    )
+    with writing(folder):
+        tokenizer.save_pretrained(str(folder))
+    held_out = {
+        language: context.lines(f"{side}-held-out.txt")[:SAMPLE_LINES]
+        for side, language in zip(("source", "target"), context.languages)
+    }
+    return {**statistics(tokenizer, held_out, context.source.tokenizer), "alphabet_limit": limit}
+
+
+def tokenize(context: Context, folder: Path, tell: StepProgress) -> Figures:
+    """Every text as ids of the joint vocabulary, once."""
+    figures: Figures = {}
+    names = ("source", "target", "source-held-out", "target-held-out")
+    streams = [(name, _lines_of(context.folder(CORPUS) / f"{name}.txt")) for name in names]
+    for pairs in ("parallel", "parallel-held-out"):
+        path = context.folder(CORPUS) / f"{pairs}.tsv"
+        streams += [(f"{pairs}-{side}", _column(path, number)) for number, side in enumerate(("source", "target"))]
+    for number, (name, lines) in enumerate(streams):
+        ids, _ = encode_lines(context.tokenizer, lines, max_pieces=None)
+        ids.save(folder, name)
+        longer = int((ids.lengths() > context.config.training.max_length - 2).sum())
+        figures[name] = {"lines": len(ids), "tokens": len(ids.values), "longer_than_max_length": longer}
+        tell.update(number + 1, len(streams), "files")
+    return figures
+
+
+def link_words(context: Context, folder: Path, tell: StepProgress) -> Figures:
+    """METHOD section 5: word alignment of the subword-tokenized parallel text, forward and reverse.
+
+    The aligner is trained on the training pairs and applied to the held-out ones too.
+    """
+    settings = context.config.word_links
+    sides = [_joined(context.tokens(f"parallel-{s}"), context.tokens(f"parallel-held-out-{s}")) for s in _SIDES]
+    pairs = len(context.tokens("parallel-source"))
+    continuation = is_continuation(context.tokenizer) if settings.unit == "word" else None
+    links = link(
+        sides[0],
+        sides[1],
+        iterations=settings.iterations,
+        max_pairs=min(pairs, settings.max_pairs or pairs),
+        source_continuation=continuation,
+        target_continuation=continuation,
+        on_progress=lambda done, total: tell.update(done, total, "passes"),
+    )
+    for name, ragged in (("source-of-target", links.source_of_target), ("target-of-source", links.target_of_source)):
+        _part(ragged, 0, pairs).save(folder, name)
+        _part(ragged, pairs, len(ragged)).save(folder, f"{name}-held-out")
+    return {**links.statistics, "unit": settings.unit}
+
+
+_SIDES = ("source", "target")
+
+
+def train_vectors(context: Context, folder: Path, tell: StepProgress) -> Figures:
+    """METHOD section 2: skip-gram vectors of the joint vocabulary's entries."""
+    settings = context.config.embeddings
+    vectors = skip_gram(
+        [context.tokens("source"), context.tokens("target")],
+        vocabulary_size=len(context.tokenizer),
+        width=context.source.table.shape[1],
+        window=settings.window,
+        negatives=settings.negatives,
+        epochs=settings.epochs,
+        max_tokens=settings.max_tokens,
+        seed=context.config.seed,
+        on_progress=lambda done, total: tell.update(done, total, "epochs"),
+    )
+    vectors.save(folder)
+    return {
+        "entries": len(vectors.counts),
+        "entries_without_vector": int((~vectors.has_vector).sum()),
+        "tokens_read": [int(tokens) for tokens in vectors.tokens],
+        "dropped_lines": vectors.dropped_lines,
+    }
+
+
+def align_embeddings(context: Context, folder: Path, tell: StepProgress) -> Figures:
+    """METHOD section 3: map the subword vectors into the space of the encoder's own table."""
+    settings = context.config.alignment
+    vectors = SubwordVectors.load(context.folder(EMBEDDINGS))
+    rows, source_rows = frequency_order(vectors.counts), _source_order(context, vectors)
+    source_table = context.source.table
+    seeds, weights = _parallel_seeds(context)
+    result = align(
+        torch.from_numpy(vectors.vectors[rows]),
+        source_table[torch.from_numpy(source_rows)],
+        method=settings.method,
+        identical=_renumbered(shared_entries(context.tokenizer, context.source.tokenizer), rows, source_rows)[0],
+        parallel=_renumbered(seeds, rows, source_rows)[0],
+        parallel_weights=torch.from_numpy(weights)[_renumbered(seeds, rows, source_rows)[1]],
+        settings=_game_settings(context),
+        refinement_rounds=settings.refinement_rounds,
+        refinement_entries=settings.refinement_entries,
+        normalisation=settings.normalisation,
+        seed=context.config.seed,
+        on_progress=lambda event: tell.note(_describe(event)),
+    )
+    tables = {name: _scattered(image, rows, len(vectors.counts)) for name, image in result.images.items()}
+    with atomic_path(folder / "alignment.safetensors") as temporary:
+        save_file({"mapping": result.mapping, "mapped": tables[result.method]}, temporary)
+    precision = _translation_precision(context, tables)
+    return {
+        "method": result.method,
+        "criterion": result.criterion,
+        **precision.get(result.method, {}),
+        "candidates": {name: {**figures, **precision.get(name, {})} for name, figures in result.candidates.items()},
+        "without_alignment": precision.get("none", {}),
+    }
+
+
+def build_models(context: Context, folder: Path, tell: StepProgress) -> Figures:
+    """METHOD section 4: the transferred model before training, and the same architecture with random weights."""
+    config, vectors = context.config, SubwordVectors.load(context.folder(EMBEDDINGS))
+    aligned = load_file(context.folder(ALIGNMENT) / "alignment.safetensors")
+    table = build_table(
+        aligned["mapped"].numpy(),
+        vectors.has_vector,
+        context.source.table.numpy(),
+        shared=shared_entries(context.tokenizer, context.source.tokenizer),
+        specials=special_rows(context.tokenizer, context.source.tokenizer),
+        copy_shared=config.embeddings.copy_shared,
+        seed=config.seed,
+    )
+    table.save(folder)
+    settings = trelm_config(
+        context.source.config,
+        vocabulary_size=len(context.tokenizer),
+        pad_token_id=context.tokenizer.pad_token_id,
+        languages=context.languages,
+        hidden_dropout=config.training.hidden_dropout,
+        attention_dropout=config.training.attention_dropout,
+    )
+    model = transferred_model(settings, context.source, torch.from_numpy(table.rows), config.seed)
+    with writing(folder):
+        model.save_pretrained(str(folder / "start"))
+        scratch_model(settings, config.seed).save_pretrained(str(folder / "scratch"))
+    return {
+        "parameters": model.num_parameters(),
+        "layers": context.source.config.num_hidden_layers,
+        "tri_position": settings.tri_position,
+        "source_has_head": context.source.has_head,
+        "rows": table.counts,
+        "row_norms": _row_norms(table, context.source.table.numpy()),
+    }
+
+
+def _row_norms(table: EmbeddingTable, source_table: NDArray[np.float32]) -> dict[str, float]:
+    """Mean length of the new rows and of the encoder's own: far apart, they spoil every layer above."""
+    return {
+        "table": float(np.linalg.norm(table.rows, axis=1).mean()),
+        "source": float(np.linalg.norm(source_table, axis=1).mean()),
+    }
+
+
+def _game_settings(context: Context) -> GameSettings:
+    settings = context.config.alignment
+    return GameSettings(
+        epochs=settings.adversarial_epochs,
+        samples=settings.adversarial_samples,
+        batch=settings.adversarial_batch,
+        discriminator_width=settings.discriminator_width,
+        discriminator_steps=settings.discriminator_steps,
+        dropout=settings.discriminator_dropout,
+        smoothing=settings.smoothing,
+        learning_rate=settings.learning_rate,
+        decay=settings.learning_rate_decay,
+        beta=settings.orthogonalisation,
+        patience=settings.patience,
+        csls_neighbours=settings.csls_neighbours,
+        criterion_entries=settings.criterion_entries,
+    )
+
+
+def _source_order(context: Context, vectors: SubwordVectors) -> NDArray[np.int64]:
+    """Rows of the encoder's table by falling frequency in the joint corpus; special tokens left out.
+
+    An entry's frequency is that of the joint entry spelled alike; the others follow in the order of the table, which
+    subword trainers write by falling frequency.
+    """
+    size = len(context.source.tokenizer)
+    frequency = np.zeros(size, dtype=np.int64)
+    shared = shared_entries(context.tokenizer, context.source.tokenizer)
+    frequency[shared[:, 1]] = vectors.counts[shared[:, 0]]
+    order = np.lexsort((np.arange(size), -frequency))
+    return order[~np.isin(order, context.source.tokenizer.all_special_ids)]
+
+
+def _parallel_seeds(context: Context) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Pairs (row of the joint vocabulary, row of the source's) from the word links, with their counts.
+
+    The target's entry is linked to a source-language entry of the joint vocabulary; its like in the source vocabulary
+    is the other end of the seed.
+    """
+    links = WordLinks(
+        Ragged.load(context.folder(WORD_LINKS), "source-of-target"),
+        Ragged.load(context.folder(WORD_LINKS), "target-of-source"),
+        {},
+    )
+    pairs, counts = count_linked_pairs(context.tokens("parallel-source"), context.tokens("parallel-target"), links)
+    source_row = np.full(len(context.tokenizer), -1, dtype=np.int64)
+    shared = shared_entries(context.tokenizer, context.source.tokenizer)
+    source_row[shared[:, 0]] = shared[:, 1]
+    known = source_row[pairs[:, 0]] >= 0
+    return np.stack([pairs[known, 1], source_row[pairs[known, 0]]], axis=1), counts[known]
+
+
+def _renumbered(
+    pairs: NDArray[np.int64], rows: NDArray[np.int64], source_rows: NDArray[np.int64]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pairs of rows as pairs of places in the two orders, and which of the pairs have a place in both."""
+    place = np.full(max(int(rows.max(initial=0)), int(pairs[:, 0].max(initial=0))) + 1, -1, dtype=np.int64)
+    place[rows] = np.arange(len(rows))
+    source_place = np.full(max(int(source_rows.max()), int(pairs[:, 1].max(initial=0))) + 1, -1, dtype=np.int64)
+    source_place[source_rows] = np.arange(len(source_rows))
+    both = np.stack([place[pairs[:, 0]], source_place[pairs[:, 1]]], axis=1)
+    kept = (both >= 0).all(axis=1)
+    return torch.from_numpy(both[kept]), torch.from_numpy(kept)
+
+
+def _scattered(image: torch.Tensor, rows: NDArray[np.int64], size: int) -> torch.Tensor:
+    """Rows [n, d] put back to their places in a table [V, d]; the others are zero and have no vector."""
+    table = torch.zeros(size, image.shape[1])
+    table[torch.from_numpy(rows)] = image
+    return table
+
+
+def _translation_precision(context: Context, tables: dict[str, torch.Tensor]) -> dict[str, dict[str, Any]]:
+    """METHOD section 6: precision@k of each aligned table by the user's dictionary, if there is one."""
+    paths = [
+        path
+        for task in context.config.evaluation
+        if task.task == "translation"
+        for pattern in task.test
+        for path in expand(pattern)
+    ]
+    if not paths:
+        return {}
+    dictionary = read_dictionary(paths)
+    candidates = _target_entries(context)
+    joint, own = _single_piece(context.tokenizer), _single_piece(context.source.tokenizer)
+    return {
+        name: dict(precision_at(table, context.source.table, dictionary, joint, own, candidates=candidates))
+        for name, table in tables.items()
+    }
+
+
+def _target_entries(context: Context) -> torch.Tensor:
+    """bool [V]: entries relatively more frequent in the target language's text than in the source's."""
+    size = len(context.tokenizer)
+    counts = [np.bincount(context.tokens(side).values, minlength=size) for side in ("source", "target")]
+    source, target = (count / max(count.sum(), 1) for count in counts)
+    return torch.from_numpy((target > source) & (counts[1] > 0))
+
+
+def _single_piece(tokenizer: Any) -> Any:
+    """A word's id where the tokenizer keeps it whole, else None."""
+
+    def piece(word: str) -> int | None:
+        ids = tokenizer(word, add_special_tokens=False)["input_ids"]
+        return ids[0] if len(ids) == 1 and ids[0] != tokenizer.unk_token_id else None
+
+    return piece
+
+
+def _describe(event: dict[str, Any]) -> str:
+    numbers = ", ".join(
+        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in event.items()
+        if name not in ("method", "phase")
+    )
+    return f"{event['method']}, {event['phase']}: {numbers}"
+
+
+def _lines_of(path: Path) -> Iterator[str]:
+    with path.open(encoding="utf-8", newline="\n") as stream:
+        for line in stream:
+            yield line.rstrip("\n")
+
+
+def _column(path: Path, number: int) -> Iterator[str]:
+    return (line.split("\t")[number] for line in _lines_of(path))
+
+
+def _joined(first: Ragged, second: Ragged) -> Ragged:
+    return Ragged(
+        np.concatenate([first.values, second.values]),
+        np.concatenate([first.offsets, second.offsets[1:] + first.offsets[-1]]),
+    )
+
+
+def _part(ragged: Ragged, start: int, stop: int) -> Ragged:
+    offsets = ragged.offsets[start : stop + 1]
+    return Ragged(ragged.values[offsets[0] : offsets[-1]], offsets - offsets[0])

@@ -1,0 +1,241 @@
+"""How long each stage trains, the stages themselves, and the combination of the halves (METHOD section 5)."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from typing import Literal
+
+from trelm.config import StageConfig
+from trelm.corpus.ragged import Ragged
+from trelm.errors import BudgetError
+from trelm.model.encoder import TrelmForMaskedLM
+from trelm.model.halves import combine, part_of_parameters
+from trelm.progress import StepProgress
+from trelm.stages import (
+    COMBINATION,
+    COMMONALITY,
+    LANGUAGE_SPECIFIC,
+    SCRATCH,
+    TRANSFER_LOWER,
+    TRANSFER_UPPER,
+    Stage,
+    StageData,
+    plan_updates,
+    run_stage,
+    seconds_per_update,
+    stage_flops,
+    transfer_stages,
+)
+from trelm.steps.context import MODEL, PLAN, WORD_LINKS, Context, Figures, use_all_cores
+from trelm.training.trainer import LoopSettings
+from trelm.workspace import atomic_path
+
+STAGE_FOLDERS = {
+    COMMONALITY: "stages/1-commonality",
+    TRANSFER_UPPER: "stages/2-transfer-upper",
+    TRANSFER_LOWER: "stages/3-transfer-lower",
+    COMBINATION: "stages/4-combination",
+    LANGUAGE_SPECIFIC: "stages/5-language-specific",
+    SCRATCH: "stages/scratch",
+}
+STAGE_SECONDS = 5.0  # loading and saving a model, once a stage
+EVALUATION_SECONDS = 45.0  # evaluation, export and report of a small run
+EVALUATION_SHARE = 0.03  # and what they take of a long one
+ONLY_FOR_TRANSFER = ("word-links", "embeddings", "alignment")
+
+Unit = Literal["updates", "tokens", "seconds"]
+
+
+def plan_training(context: Context, folder: Path, tell: StepProgress) -> Figures:
+    """Updates of every stage from the budget; fixed from here on, so that a resumed run trains on the same batches.
+
+    A budget in minutes is for the whole command. What preparation took is known by now, a reserve is kept for
+    evaluation, and the rest is shared by the transferred model and the from-scratch one, which is also given the time
+    that the transfer's own preparation took (links, vectors, alignment): it could have trained meanwhile.
+    """
+    started = time.perf_counter()
+    stages = transfer_stages(context.config.training.source_share)
+    shares = {stage.name: stage_settings(context, stage).share for stage in stages}
+    unit, amount, per_update = _budget(context, stages, tell)
+    extra, for_scratch = 0.0, amount
+    if unit == "seconds":
+        preparation = _seconds_of_preparation(context) + time.perf_counter() - started
+        extra = _seconds_of(context, ONLY_FOR_TRANSFER)
+        amount = _seconds_for_transfer(context, amount, preparation, extra)
+        for_scratch = amount + extra
+    updates = plan_updates(amount, unit, shares, per_update)
+    if context.config.baseline.scratch:
+        updates |= plan_updates(for_scratch, unit, {SCRATCH: 1.0}, {SCRATCH: per_update[LANGUAGE_SPECIFIC]})
+    return {
+        "updates": updates,
+        "unit": unit,
+        "transferred": amount,
+        "scratch": for_scratch if context.config.baseline.scratch else 0.0,
+        "per_update": per_update,
+        "device": context.device,
+        "precision": context.precision,
+        "baseline_rule": _baseline_rule(unit, extra),
+    }
+
+
+def train_stage(context: Context, stage: Stage, folder: Path, tell: StepProgress) -> Figures:
+    """Train one stage from where it starts, and keep its model."""
+    use_all_cores()
+    model = load_model(context, stage.starts_from)
+    updates = int(context.figures(PLAN)["updates"][stage.name])
+    seed = context.config.seed * 100 + list(STAGE_FOLDERS).index(stage.name)
+    training = context.config.training
+    batches = stage_data(context).batches(stage, updates=updates, batch_tokens=training.batch_tokens, seed=seed)
+    trained = run_stage(
+        model,
+        stage,
+        batches,
+        loop_settings(context, stage, seed),
+        folder,
+        lambda done, total, rate, loss: tell.update(done, total, "updates", tokens_a_second=rate, loss=loss),
+    )
+    save_model(model, folder)
+    for checkpoint in folder.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    return {
+        "seconds": trained.seconds,
+        "tokens": trained.tokens,
+        "updates": trained.updates,
+        "flops": stage_flops(model, stage, batches),
+        "curve": trained.curve,
+    }
+
+
+def combine_halves(context: Context, folder: Path, tell: StepProgress) -> Figures:
+    """METHOD section 5, stage 3."""
+    upper, lower = load_model(context, TRANSFER_UPPER), load_model(context, TRANSFER_LOWER)
+    upper.load_state_dict(combine(upper.state_dict(), lower.state_dict(), part_of_parameters(upper)))
+    save_model(upper, folder)
+    return {}
+
+
+def stage_settings(context: Context, stage: Stage) -> StageConfig:
+    """The configuration's section of a stage."""
+    section: StageConfig = getattr(context.config.stages, stage.name.replace("-", "_"))
+    return section
+
+
+def load_model(context: Context, name: str) -> TrelmForMaskedLM:
+    """The model that a stage left, or `model` and `scratch` before training."""
+    folders = {"model": f"{MODEL}/start", "scratch": f"{MODEL}/scratch"}
+    folder = context.run.folder / (folders[name] if name in folders else f"{STAGE_FOLDERS[name]}/model")
+    return TrelmForMaskedLM.from_pretrained(str(folder))
+
+
+def save_model(model: TrelmForMaskedLM, folder: Path) -> None:
+    """Write `folder/model`, whole or not at all."""
+    target = folder / "model"
+    if target.exists():
+        shutil.rmtree(target)
+    with atomic_path(target) as temporary:
+        model.save_pretrained(str(temporary))
+
+
+def stage_data(context: Context) -> StageData:
+    """What every stage draws its batches from."""
+    links = context.folder(WORD_LINKS)
+    return StageData(
+        source=context.tokens("source"),
+        target=context.tokens("target"),
+        pair_source=context.tokens("parallel-source"),
+        pair_target=context.tokens("parallel-target"),
+        source_of_target=Ragged.load(links, "source-of-target"),
+        target_of_source=Ragged.load(links, "target-of-source"),
+        vocabulary=context.vocabulary,
+        max_length=context.config.training.max_length,
+        mask_rate=context.config.training.mask_rate,
+    )
+
+
+def loop_settings(context: Context, stage: Stage, seed: int) -> LoopSettings:
+    """How a stage trains, from the configuration and from what the machine can do."""
+    section, training = stage_settings(context, stage), context.config.training
+    return LoopSettings(
+        learning_rate=section.learning_rate,
+        warmup=section.warmup,
+        schedule=section.schedule,
+        weight_decay=training.weight_decay,
+        epsilon=training.epsilon,
+        gradient_clipping=training.gradient_clipping,
+        precision=context.precision,
+        device=context.device,
+        checkpoint_minutes=training.checkpoint_minutes,
+        log_updates=training.log_updates,
+        seed=seed,
+    )
+
+
+def _budget(context: Context, stages: tuple[Stage, ...], tell: StepProgress) -> tuple[Unit, float, dict[str, float]]:
+    """The budget's unit and amount, and what one update of each stage costs in it."""
+    budget = context.config.budget
+    if budget.updates is not None:
+        return "updates", float(budget.updates), {stage.name: 1.0 for stage in stages}
+    data, batch_tokens = stage_data(context), context.config.training.batch_tokens
+    if budget.tokens is not None:
+        sample = {
+            stage.name: data.batches(stage, updates=0, batch_tokens=batch_tokens, seed=context.config.seed)
+            for stage in stages
+        }
+        return "tokens", float(budget.tokens), {name: batches.mean_tokens() for name, batches in sample.items()}
+    return "seconds", 60 * float(budget.minutes or 0), _measure(context, stages, data, tell)
+
+
+def _measure(context: Context, stages: tuple[Stage, ...], data: StageData, tell: StepProgress) -> dict[str, float]:
+    """Seconds of an update of each stage; both transfers do the same work, so one is measured."""
+    use_all_cores()
+    model, measured = load_model(context, "model"), {}
+    chosen = [stage for stage in stages if stage.name != TRANSFER_LOWER and stage_settings(context, stage).share > 0]
+    for number, stage in enumerate(chosen):
+        measured[stage.name] = seconds_per_update(
+            model,
+            stage,
+            data,
+            loop_settings(context, stage, context.config.seed),
+            batch_tokens=context.config.training.batch_tokens,
+        )
+        tell.update(number + 1, len(chosen), "stages measured")
+    fallback = max(measured.values(), default=1.0)
+    measured[TRANSFER_LOWER] = measured.get(TRANSFER_UPPER, fallback)
+    return {stage.name: measured.get(stage.name, fallback) for stage in stages}
+
+
+def _seconds_for_transfer(context: Context, total: float, preparation: float, extra: float) -> float:
+    """Seconds that the transferred model may train.
+
+    Raises:
+        BudgetError: nothing is left after preparation.
+    """
+    models = 2 if context.config.baseline.scratch else 1
+    reserve = EVALUATION_SECONDS + EVALUATION_SHARE * total + STAGE_SECONDS * (len(STAGE_FOLDERS) + models)
+    left = total - preparation - reserve - (extra if models == 2 else 0)
+    if left <= 0:
+        least = (preparation + reserve + extra) / 60 + 1
+        raise BudgetError(
+            f"budget.minutes: expected at least {least:.0f} (preparation took {preparation:.0f} s, evaluation needs "
+            f"about {reserve:.0f} s), found {total / 60:g}; raise it with --set budget.minutes={least:.0f} in a new run"
+        )
+    return left / models
+
+
+def _seconds_of(context: Context, steps: tuple[str, ...]) -> float:
+    return sum(float(context.figures(step)["seconds"]) for step in steps)
+
+
+def _seconds_of_preparation(context: Context) -> float:
+    return _seconds_of(context, ("corpus", "vocabulary", "tokens", *ONLY_FOR_TRANSFER, "model"))
+
+
+def _baseline_rule(unit: Unit, extra: float) -> str:
+    if unit != "seconds":
+        return f"The from-scratch model trains on as many {unit} as all stages of the transferred model together."
+    return (
+        "The from-scratch model trains for as many seconds as all stages of the transferred model together, plus the "
+        f"{extra:.0f} s that the transfer spent on word links, subword vectors and alignment."
+    )

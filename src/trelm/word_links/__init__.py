@@ -1,0 +1,1 @@
+"""Word links: a statistical aligner joins the positions of parallel sentences in both directions (METHOD section 5)."""

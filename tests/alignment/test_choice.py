@@ -1,0 +1,176 @@
+"""The methods, the choice between them, and the way back into the encoder's space."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from trelm.alignment.adversarial import GameSettings
+from trelm.alignment.choice import MIN_SEEDS, AlignmentResult, Method, Normalisation, align, normalise
+from trelm.alignment.criterion import random_orthogonal
+from trelm.errors import ConfigError
+
+ROWS, WIDTH = 400, 12
+GAME = GameSettings(epochs=1, samples=500, batch=16, discriminator_width=16, criterion_entries=200)
+NORMALISATIONS: tuple[Normalisation, ...] = ("none", "unit", "centre-unit")
+
+
+def pairs(count: int, start: int = 0) -> Tensor:
+    return torch.arange(start, start + count).repeat(2, 1).T
+
+
+def tables(seed: int = 1) -> tuple[Tensor, Tensor, Tensor]:
+    """`X`, `Y` and the hidden `W` between them."""
+    g = torch.Generator().manual_seed(seed)
+    Y = torch.randn(ROWS, WIDTH, generator=g) * torch.linspace(1.5, 0.5, WIDTH) + 0.3
+    W = random_orthogonal(WIDTH, g)
+    return Y @ W, Y, W
+
+
+def run(method: Method, **changes: Any) -> AlignmentResult:
+    X, Y, _ = tables()
+    values: dict[str, Any] = {
+        "X": X,
+        "Y": Y,
+        "identical": pairs(150),
+        "parallel": pairs(150, 100),
+        "parallel_weights": torch.ones(150),
+        "settings": GAME,
+        "refinement_rounds": 1,
+        "normalisation": "none",
+        "seed": 1,
+    } | changes
+    return align(values.pop("X"), values.pop("Y"), method=method, **values)
+
+
+@pytest.mark.parametrize("method", ["identical", "parallel"])
+@pytest.mark.parametrize("normalisation", NORMALISATIONS)
+def test_seeds_give_the_hidden_map_back(method: Method, normalisation: Normalisation) -> None:
+    _, Y, W = tables()
+    result = run(method, normalisation=normalisation)
+    torch.testing.assert_close(result.mapping, W, atol=1e-4, rtol=0)
+    assert result.method == method
+    assert result.criterion == pytest.approx(1, abs=1e-4)
+    assert not result.candidates[method]["collapsed"]
+    assert result.candidates[method]["seeds"] == (150 if method == "identical" else 300)
+    torch.testing.assert_close(
+        torch.nn.functional.cosine_similarity(result.mapped, Y).mean().item(), 1.0, atol=0.02, rtol=0
+    )
+
+
+def test_unnormalised_image_is_exactly_the_map_of_the_rows() -> None:
+    X, _, _ = tables()
+    result = run("identical")
+    assert result.mapped.equal(X @ result.mapping.T)
+
+
+def test_unit_image_has_the_mean_length_of_the_table() -> None:
+    _, Y, _ = tables()
+    mapped = run("identical", normalisation="unit").mapped
+    torch.testing.assert_close(mapped.norm(dim=1), Y.norm(dim=1).mean().expand(ROWS), atol=1e-3, rtol=0)
+
+
+def test_centred_image_lies_around_the_mean_of_the_table() -> None:
+    _, Y, _ = tables()
+    centred = run("identical", normalisation="centre-unit").mapped - Y.mean(dim=0)
+    expected = (Y - Y.mean(dim=0)).norm(dim=1).mean()
+    torch.testing.assert_close(centred.norm(dim=1), expected.expand(ROWS), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("how", NORMALISATIONS)
+def test_none_is_the_identity_in_the_space_of_the_table(how: Normalisation) -> None:
+    X, Y, _ = tables()
+    result = run("none", normalisation=how)
+    assert result.mapping.equal(torch.eye(WIDTH))
+    target = normalise(Y, how)
+    torch.testing.assert_close(result.mapped, normalise(X, how).rows * target.scale + target.centre)
+    assert len(result.candidates["none"]["refinement"]) == 1
+
+
+def test_normalised_rows_of_a_table_with_a_zero_row_are_finite() -> None:
+    table = torch.cat([torch.zeros(1, 4), torch.ones(2, 4)])
+    assert all(normalise(table, how).rows.isfinite().all() for how in NORMALISATIONS)
+
+
+def test_auto_runs_what_the_data_allows_and_picks_by_the_criterion() -> None:
+    # Two seeds in three are wrong on the parallel side, none on the identical side.
+    wrong = torch.stack([torch.arange(300), torch.arange(300).roll(7)], dim=1)
+    result = run("auto", parallel=wrong, parallel_weights=torch.full((300,), 5.0), refinement_rounds=0)
+    assert list(result.candidates) == ["parallel", "identical", "adversarial"]
+    after = {name: account["criterion_after"] for name, account in result.candidates.items()}
+    assert result.method == "identical" == max(after, key=lambda name: after[name])
+    assert result.criterion == after["identical"]
+    assert result.candidates["adversarial"]["collapsed"]
+
+
+def test_auto_prefers_parallel_among_equals() -> None:
+    result = run("auto", parallel=pairs(150), refinement_rounds=0)
+    after = {name: account["criterion_after"] for name, account in result.candidates.items()}
+    assert after["parallel"] == after["identical"]
+    assert result.method == "parallel"
+
+
+def test_auto_leaves_out_what_has_too_few_seeds() -> None:
+    few = {"identical": pairs(MIN_SEEDS - 1), "parallel": pairs(2), "parallel_weights": torch.ones(2)}
+    result = run("auto", **few)
+    assert list(result.candidates) == ["adversarial"]
+    assert len(result.candidates["adversarial"]["game"]) == 1
+
+
+def test_parallel_weights_count() -> None:
+    _, _, W = tables()
+    wrong = torch.stack([torch.arange(300), torch.arange(300).roll(7)], dim=1)
+    light, heavy = (
+        run("parallel", parallel=wrong, parallel_weights=torch.full((300,), weight), refinement_rounds=0).mapping
+        for weight in (0.0, 50.0)
+    )
+    torch.testing.assert_close(light, W, atol=1e-4, rtol=0)
+    assert (heavy - W).norm() > 1
+
+
+def test_seeds_of_noise_are_called_collapsed() -> None:
+    g = torch.Generator().manual_seed(3)
+    noise = torch.randn(ROWS, WIDTH, generator=g)
+    account = run("identical", X=noise, refinement_rounds=3).candidates["identical"]
+    assert account["collapsed"]
+    assert account["criterion_after"] == max(entry["criterion"] for entry in account["refinement"])
+
+
+def test_progress_names_the_method_and_the_phase() -> None:
+    seen: list[dict[str, Any]] = []
+    run("adversarial", on_progress=seen.append)
+    assert {(entry["method"], entry["phase"]) for entry in seen} == {
+        ("adversarial", "game"),
+        ("adversarial", "refinement"),
+    }
+    assert all("criterion" in entry for entry in seen)
+
+
+def test_same_seed_same_map() -> None:
+    first, second, other = (run("adversarial", seed=seed, refinement_rounds=0) for seed in (1, 1, 2))
+    assert first.mapped.equal(second.mapped)
+    assert not first.mapped.equal(other.mapped)
+
+
+def test_widths_must_be_equal() -> None:
+    with pytest.raises(ConfigError, match=r"as wide as the encoder's table \(12\), found 8; train them at"):
+        run("none", X=torch.randn(ROWS, 8))
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "words"),
+    [
+        ("identical", {"identical": pairs(3)}, "'identical' needs at least 100 entries spelled alike, found 3; give"),
+        (
+            "parallel",
+            {"parallel": pairs(4), "parallel_weights": torch.ones(4)},
+            "'parallel' needs at least 100 word-alignment links, found 4; give more text or set",
+        ),
+    ],
+)
+def test_too_few_seeds_for_the_method_asked_for(method: Method, changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        run(method, **changes)
