@@ -146,10 +146,12 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """The whole thing, small: a made-up language from Python's own documentation, minutes on a laptop."""
-    values = _load("trelm.demonstration").prepare(run, overrides or ())
-    _transfer(values, run / "run", until=None, quiet=quiet, as_json=as_json)
-    accuracy = _load("trelm.demonstration").link_accuracy(run)
-    typer.echo(f"word links against the known truth: {accuracy}", err=as_json)
+    demonstration = _load("trelm.demo.run")
+    _transfer(demonstration.prepare(run, overrides or ()), run / "run", until=None, quiet=quiet, as_json=as_json)
+    scores = demonstration.link_scores(run)
+    for direction in ("forward", "reverse"):
+        figures = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in scores[direction].items())
+        typer.echo(f"word links against the known truth, {direction}: {figures}", err=as_json)
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -216,6 +217,12 @@ class Config(Section):
         return self
 
 
+class _Tasks(Section):
+    """A file of evaluation sets."""
+
+    evaluation: tuple[EvaluationConfig, ...] = ()
+
+
 def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
     """Read a YAML file, lay it over its recipe, apply `a.b=c` overrides, resolve paths against the file's folder.
 
@@ -223,10 +230,49 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
         ConfigError: no such file, not YAML, unknown key (with the nearest known one), or a value out of range.
     """
     path = Path(path)
+    return make_config(override_values(read_yaml(path), overrides), base=path.parent, origin=str(path))
+
+
+def load_tasks(path: Path) -> tuple[EvaluationConfig, ...]:
+    """The evaluation sets that a YAML file lists under `evaluation`, paths resolved against the file's folder.
+
+    Raises:
+        ConfigError: no such file, not YAML, unknown key, or no evaluation set.
+    """
     values = read_yaml(path)
+    _expand_variables(values, str(path))
+    _resolve_paths(values, path.parent)
+    try:
+        tasks = _Tasks.model_validate(values).evaluation
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {_first_problem(error)}") from None
+    if not tasks:
+        raise ConfigError(f"{path}: expected evaluation sets under 'evaluation', found none; list at least one")
+    return tasks
+
+
+def read_run_config(folder: Path) -> Config:
+    """The configuration that a run folder belongs to.
+
+    Raises:
+        ConfigError: it is no run folder.
+    """
+    path = folder / "config.yaml"
+    if not path.exists():
+        raise ConfigError(f"{folder}: expected a run folder with a config.yaml, found none; give the --run folder")
+    return make_config(read_yaml(path), origin=str(path))
+
+
+def override_values(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A copy of plain values with `a.b=c` overrides applied.
+
+    Raises:
+        ConfigError: an override without a value, or one that goes through something that is no section.
+    """
+    changed = copy.deepcopy(dict(values))
     for override in overrides:
-        _apply_override(values, override)
-    return make_config(values, base=path.parent, origin=str(path))
+        _apply_override(changed, override)
+    return changed
 
 
 def make_config(values: Mapping[str, Any], *, base: Path | None = None, origin: str = "config") -> Config:

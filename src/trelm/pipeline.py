@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from trelm.config import Config, dump_config
+from trelm.config import Config, dump_config, load_tasks, read_run_config
 from trelm.corpus.files import expand
 from trelm.errors import ConfigError, did_you_mean
 from trelm.progress import Progress
@@ -30,7 +30,8 @@ from trelm.steps.context import (
     parallel_sources,
     use_all_cores,
 )
-from trelm.steps.outcome import collect_report, evaluate_models, versions, write_export
+from trelm.steps.estimate import estimate as steps_estimate
+from trelm.steps.outcome import collect_report, evaluate_models, export_to, score_model, versions, write_export
 from trelm.steps.preparation import (
     align_embeddings,
     build_models,
@@ -97,6 +98,23 @@ def transfer(
         write_json(run.folder / REPORT, report)
         write_report(run.folder)
     return report
+
+
+def estimate(config: Config) -> dict[str, Any]:
+    """What `transfer` would do: steps with their time, memory and disk; see `trelm.steps.estimate`."""
+    describe_inputs(config)
+    return steps_estimate(Context(config, Run(Path("."))))
+
+
+def evaluate(model: str, tasks: Path, *, quiet: bool = False) -> dict[str, dict[str, Any]]:
+    """Scores of any Hugging Face masked language model on the evaluation sets that a YAML file lists."""
+    return score_model(model, load_tasks(tasks))
+
+
+def export(run_folder: Path | str, to: Path | str) -> None:
+    """The final model of a finished run as a folder for Hugging Face tools."""
+    run = Run(Path(run_folder))
+    export_to(Context(read_run_config(run.folder), run), Path(to))
 
 
 def _run_steps(context: Context, plan: list[RunStep], inputs: str, total: int, quiet: bool) -> None:

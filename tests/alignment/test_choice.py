@@ -96,7 +96,7 @@ def test_normalised_rows_of_a_table_with_a_zero_row_are_finite() -> None:
 
 
 def test_auto_runs_what_the_data_allows_and_picks_by_the_criterion() -> None:
-    # Two seeds in three are wrong on the parallel side, none on the identical side.
+    # All links are wrong and heavy; all pairs spelled alike are right.
     wrong = torch.stack([torch.arange(300), torch.arange(300).roll(7)], dim=1)
     result = run("auto", parallel=wrong, parallel_weights=torch.full((300,), 5.0), refinement_rounds=0)
     assert list(result.candidates) == ["parallel", "identical", "adversarial"]

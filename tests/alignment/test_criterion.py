@@ -36,7 +36,7 @@ def test_of_equal_tables_is_one() -> None:
 
 
 def test_is_the_mean_cosine_with_the_translation() -> None:
-    # Each row's translation is plain: the basis vectors, two of them 60 degrees off, one opposite to nothing.
+    # Every image lies 30 degrees from its own basis vector and farther from all others.
     Y = torch.eye(4)
     angle = torch.tensor(torch.pi / 6)
     images = torch.eye(4) * angle.cos() + torch.eye(4).roll(1, dims=1) * angle.sin()

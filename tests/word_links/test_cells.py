@@ -103,7 +103,7 @@ def test_every_cell_has_the_number_of_its_type_pair(pairs: Pairs, chunk: int) ->
     assert numbered.keys[numbered.index].tolist() == wanted
     assert numbered.index.dtype == np.int32
     assert [len(part) for part in parts] == sizes
-    assert sum(parts, []) == numbered.index.tolist()
+    assert [place for part in parts for place in part] == numbered.index.tolist()
 
 
 def test_outputs_that_the_model_does_not_know_have_no_key() -> None:

@@ -248,5 +248,5 @@ def test_links_of_another_text_are_refused() -> None:
     links = WordLinks(Ragged.of([[0]]), Ragged.of([[0]]), {})
     with pytest.raises(DataError, match="expected one link for each source position, found another text's links"):
         count_linked_pairs(Ragged.of([[1, 2]]), Ragged.of([[3]]), links)
-    with pytest.raises(DataError, match="expected one link for each target position.*; give the text that was linked"):
+    with pytest.raises(DataError, match=r"expected one link for each target position.*; give the text that was linked"):
         count_linked_pairs(Ragged.of([[1]]), Ragged.of([[3, 4]]), links)

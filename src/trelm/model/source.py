@@ -150,7 +150,7 @@ def transferred_model(config: TrelmConfig, source: SourceEncoder, table: Tensor,
     family = model.trelm.family
     _copy_all_but_table(model.trelm.backbone, source.backbone)
     with torch.no_grad():
-        model.get_input_embeddings().weight.copy_(table)
+        model.trelm.get_input_embeddings().weight.copy_(table)
     below = family.layers(model.trelm.backbone)[max(config.tri_position - 1, 0)]
     model.trelm.tri_layer.layer.load_state_dict(below.state_dict())
     if source.has_head:

@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from trelm.config import EvaluationConfig, dump_config
 from trelm.corpus.ragged import Ragged
 from trelm.corpus.text import read_text
+from trelm.errors import ConfigError
 from trelm.evaluation.intrinsic import masked_text_scores, unigram_bits_per_character
 from trelm.evaluation.units import split_units
 from trelm.export import export_model
@@ -82,6 +84,36 @@ def score_text(context: Context, model: TrelmForMaskedLM, lines: Sequence[str], 
 def task_lines(task: EvaluationConfig) -> list[str]:
     """The test sentences of a task that has text."""
     return [line for source in task.test for line in read_text(source)]
+
+
+def score_model(model: str, tasks: Sequence[EvaluationConfig]) -> dict[str, Figures]:
+    """Scores of any masked language model, ours or not, on each evaluation set that has sentences.
+
+    Raises:
+        ConfigError: no model there, or a task that takes two languages' tables and so a whole run.
+    """
+    unfit = [task.name or task.task for task in tasks if task.task == "translation"]
+    if unfit:
+        raise ConfigError(f"evaluation '{unfit[0]}': translation needs the two tables of a run; see the run's report")
+    try:
+        loaded, tokenizer = AutoModelForMaskedLM.from_pretrained(model), AutoTokenizer.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        first = str(error).strip().splitlines()[0][:200]
+        raise ConfigError(f"{model}: expected a model folder or a reachable Hub id, found none ({first})") from None
+    use_all_cores()
+    length = getattr(loaded.config, "max_position_embeddings", None) or 512
+    return {
+        task.name or task.task: masked_text_scores(
+            loaded,
+            tokenizer,
+            task_lines(task),
+            seed=1,
+            batch_tokens=EVALUATION_BATCH_TOKENS,
+            max_length=min(256, length),
+            device="cuda" if torch.cuda.is_available() else "cpu",
+        ).as_dict()
+        for task in tasks
+    }
 
 
 def _task_scores(context: Context, model: TrelmForMaskedLM) -> Figures:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -58,12 +59,19 @@ def plan_training(context: Context, folder: Path, tell: StepProgress) -> Figures
     started = time.perf_counter()
     stages = transfer_stages(context.config.training.source_share)
     shares = {stage.name: stage_settings(context, stage).share for stage in stages}
-    unit, amount, per_update = _budget(context, stages, tell)
-    extra, for_scratch = 0.0, amount
-    if unit == "seconds":
+    unit: Unit = "seconds"
+    extra = 0.0
+    minutes, data = context.config.budget.minutes, stage_data(context)
+    if minutes is None:
+        unit, amount, per_update = budget_in_updates(context, stages, data)
+        for_scratch = amount
+    else:
+        use_all_cores()
+        model, tick = load_model(context, "model"), lambda done, total: tell.update(done, total, "stages measured")
+        per_update = measure(context, model, stages, data, tick)
         preparation = _seconds_of_preparation(context) + time.perf_counter() - started
         extra = _seconds_of(context, ONLY_FOR_TRANSFER)
-        amount = _seconds_for_transfer(context, amount, preparation, extra)
+        amount = _seconds_for_transfer(context, 60 * minutes, preparation, extra)
         for_scratch = amount + extra
     updates = plan_updates(amount, unit, shares, per_update)
     if context.config.baseline.scratch:
@@ -172,25 +180,29 @@ def loop_settings(context: Context, stage: Stage, seed: int) -> LoopSettings:
     )
 
 
-def _budget(context: Context, stages: tuple[Stage, ...], tell: StepProgress) -> tuple[Unit, float, dict[str, float]]:
-    """The budget's unit and amount, and what one update of each stage costs in it."""
-    budget = context.config.budget
+def budget_in_updates(
+    context: Context, stages: tuple[Stage, ...], data: StageData
+) -> tuple[Unit, float, dict[str, float]]:
+    """A budget in updates or tokens: its unit, its amount, and what one update of each stage costs in it."""
+    budget, batch_tokens = context.config.budget, context.config.training.batch_tokens
     if budget.updates is not None:
         return "updates", float(budget.updates), {stage.name: 1.0 for stage in stages}
-    data, batch_tokens = stage_data(context), context.config.training.batch_tokens
-    if budget.tokens is not None:
-        sample = {
-            stage.name: data.batches(stage, updates=0, batch_tokens=batch_tokens, seed=context.config.seed)
-            for stage in stages
-        }
-        return "tokens", float(budget.tokens), {name: batches.mean_tokens() for name, batches in sample.items()}
-    return "seconds", 60 * float(budget.minutes or 0), _measure(context, stages, data, tell)
+    sample = {
+        stage.name: data.batches(stage, updates=0, batch_tokens=batch_tokens, seed=context.config.seed)
+        for stage in stages
+    }
+    return "tokens", float(budget.tokens or 0), {name: batches.mean_tokens() for name, batches in sample.items()}
 
 
-def _measure(context: Context, stages: tuple[Stage, ...], data: StageData, tell: StepProgress) -> dict[str, float]:
+def measure(
+    context: Context,
+    model: TrelmForMaskedLM,
+    stages: tuple[Stage, ...],
+    data: StageData,
+    on_progress: Callable[[int, int], None],
+) -> dict[str, float]:
     """Seconds of an update of each stage; both transfers do the same work, so one is measured."""
-    use_all_cores()
-    model, measured = load_model(context, "model"), {}
+    measured = {}
     chosen = [stage for stage in stages if stage.name != TRANSFER_LOWER and stage_settings(context, stage).share > 0]
     for number, stage in enumerate(chosen):
         measured[stage.name] = seconds_per_update(
@@ -200,7 +212,7 @@ def _measure(context: Context, stages: tuple[Stage, ...], data: StageData, tell:
             loop_settings(context, stage, context.config.seed),
             batch_tokens=context.config.training.batch_tokens,
         )
-        tell.update(number + 1, len(chosen), "stages measured")
+        on_progress(number + 1, len(chosen))
     fallback = max(measured.values(), default=1.0)
     measured[TRANSFER_LOWER] = measured.get(TRANSFER_UPPER, fallback)
     return {stage.name: measured.get(stage.name, fallback) for stage in stages}
@@ -213,7 +225,7 @@ def _seconds_for_transfer(context: Context, total: float, preparation: float, ex
         BudgetError: nothing is left after preparation.
     """
     models = 2 if context.config.baseline.scratch else 1
-    reserve = EVALUATION_SECONDS + EVALUATION_SHARE * total + STAGE_SECONDS * (len(STAGE_FOLDERS) + models)
+    reserve = evaluation_reserve(total, models == 2)
     left = total - preparation - reserve - (extra if models == 2 else 0)
     if left <= 0:
         least = (preparation + reserve + extra) / 60 + 1
@@ -222,6 +234,11 @@ def _seconds_for_transfer(context: Context, total: float, preparation: float, ex
             f"about {reserve:.0f} s), found {total / 60:g}; raise it with --set budget.minutes={least:.0f} in a new run"
         )
     return left / models
+
+
+def evaluation_reserve(total: float, baseline: bool) -> float:
+    """Seconds kept back for evaluation, export, report, and for loading and saving models."""
+    return EVALUATION_SECONDS + EVALUATION_SHARE * total + STAGE_SECONDS * (len(STAGE_FOLDERS) + baseline)
 
 
 def _seconds_of(context: Context, steps: tuple[str, ...]) -> float:

@@ -1,0 +1,203 @@
+"""`trelm plan`: what will run, how long, how much memory and disk, from a look at the text and a few real updates."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from trelm.config import Config
+from trelm.corpus.parallel import read_pairs
+from trelm.corpus.ragged import Ragged
+from trelm.corpus.text import read_text
+from trelm.cost import human_bytes, human_count, human_seconds, memory_bytes
+from trelm.errors import BudgetError
+from trelm.model.encoder import TrelmForMaskedLM
+from trelm.model.source import transferred_model, trelm_config
+from trelm.stages import LANGUAGE_SPECIFIC, SCRATCH, StageData, plan_updates, transfer_stages
+from trelm.steps.context import Context, parallel_sources, use_all_cores
+from trelm.steps.training import budget_in_updates, evaluation_reserve, measure, stage_settings
+from trelm.training.batches import Vocabulary
+
+CHARACTERS_A_TOKEN = 4.2
+ADVERSARIAL_SECONDS = 75.0
+MODELS_ON_DISK = 8  # two before training, one a stage and one of the export
+
+
+@dataclass(frozen=True)
+class PreparationRates:
+    """Work a second of one core, measured on an x86 server core of 2023; `trelm plan` says that it is a guess."""
+
+    lines_cleaned: float = 25_000
+    characters_in_vocabulary: float = 1_800_000
+    tokens_encoded: float = 350_000
+    cells_linked: float = 1_300_000  # source tokens times target tokens of a pair, both directions, all iterations
+    tokens_in_vectors: float = 100_000
+
+
+@dataclass(frozen=True)
+class TextSize:
+    """Lines and characters."""
+
+    lines: int
+    characters: int
+
+    @property
+    def tokens(self) -> int:
+        """Subwords, about."""
+        return round(self.characters / CHARACTERS_A_TOKEN)
+
+
+def estimate(context: Context) -> dict[str, Any]:
+    """Steps with seconds, updates and tokens; memory and disk; nothing is written.
+
+    Raises:
+        BudgetError: the budget is too small for the stages.
+        TrelmError: an input cannot be read.
+    """
+    config = context.config
+    source, target, pairs = _sizes(config)
+    preparation = _preparation_seconds(config, source, target, pairs)
+    model, data = _model(context), _random_data(context, target)
+    stages = transfer_stages(config.training.source_share)
+    use_all_cores()
+    seconds = measure(context, model, stages, data, lambda done, total: None)
+    updates = _updates(context, preparation, seconds, data)
+    rows = [_row(name, value, what="preparation, a guess") for name, value in preparation.items()]
+    for name, count in updates.items():
+        of = LANGUAGE_SPECIFIC if name == SCRATCH else name
+        tokens = count * config.training.batch_tokens
+        rows.append(_row(name, count * seconds[of], count, tokens, "from updates measured on this machine"))
+    reserve = evaluation_reserve(sum(preparation.values()) + sum(row["plain_seconds"] for row in rows), bool(updates))
+    rows.append(_row("evaluation, export, report", reserve, what="a guess"))
+    return {"steps": rows, "summary": _summary(context, model, rows, source, target, pairs)}
+
+
+def _sizes(config: Config) -> tuple[TextSize, TextSize, TextSize]:
+    languages = (config.source.language, config.target.language)
+    pairs = (" ".join(pair) for entry in parallel_sources(config) for pair in read_pairs(entry, languages))
+    return _size(config, config.source.text), _size(config, config.target.text), _measure_lines(pairs)
+
+
+def _size(config: Config, sources: Iterable[str]) -> TextSize:
+    return _measure_lines(line for source in sources for line in read_text(source))
+
+
+def _measure_lines(lines: Iterable[str]) -> TextSize:
+    count = characters = 0
+    for line in lines:
+        count += 1
+        characters += len(line)
+    return TextSize(count, characters)
+
+
+def _preparation_seconds(config: Config, source: TextSize, target: TextSize, pairs: TextSize) -> dict[str, float]:
+    """Seconds of each preparation step at typical rates."""
+    rates = PreparationRates()
+    tokens = source.tokens + target.tokens + pairs.tokens
+    mean = pairs.tokens / max(2 * pairs.lines, 1)
+    cells = pairs.lines * mean * mean
+    read = 2 * min(max(source.tokens, target.tokens), config.embeddings.max_tokens or 10**12)
+    games = config.alignment.adversarial_epochs * config.alignment.adversarial_samples / (5 * 320_000)
+    plays = config.alignment.method in ("auto", "adversarial")
+    return {
+        "corpus": (source.lines + target.lines + 2 * pairs.lines) / rates.lines_cleaned,
+        "vocabulary": 2 * max(source.characters, target.characters) / rates.characters_in_vocabulary,
+        "tokens": tokens / rates.tokens_encoded,
+        "word-links": cells / rates.cells_linked * config.word_links.iterations / 5,
+        "embeddings": read * config.embeddings.epochs / rates.tokens_in_vectors,
+        "alignment": 20.0 + (ADVERSARIAL_SECONDS * games if plays else 0.0),
+        "model": 5.0,
+    }
+
+
+def _model(context: Context) -> TrelmForMaskedLM:
+    """A model of the right size; its word table is random, which does not change its speed."""
+    size, width = context.config.vocabulary.size, context.source.table.shape[1]
+    settings = trelm_config(
+        context.source.config,
+        vocabulary_size=size,
+        pad_token_id=0,
+        languages=context.languages,
+        hidden_dropout=context.config.training.hidden_dropout,
+        attention_dropout=context.config.training.attention_dropout,
+    )
+    return transferred_model(settings, context.source, torch.randn(size, width), context.config.seed)
+
+
+def _random_data(context: Context, target: TextSize) -> StageData:
+    """Random sentences of the text's mean length."""
+    random = np.random.default_rng(context.config.seed)
+    mean = max(2, target.tokens // max(target.lines, 1))
+    lengths = np.clip(random.poisson(mean, 4000), 1, None)
+    text = Ragged.of([random.integers(5, context.config.vocabulary.size, length) for length in lengths])
+    links = Ragged.of([np.arange(length) for length in lengths])
+    vocabulary = Vocabulary(context.config.vocabulary.size, 1, 2, 0, 3, (0, 1, 2, 3, 4))
+    training = context.config.training
+    return StageData(text, text, text, text, links, links, vocabulary, training.max_length, training.mask_rate)
+
+
+def _updates(
+    context: Context, preparation: dict[str, float], seconds: dict[str, float], data: StageData
+) -> dict[str, int]:
+    """Updates of each stage, as the run would plan them."""
+    budget, stages = context.config.budget, transfer_stages(context.config.training.source_share)
+    shares = {stage.name: stage_settings(context, stage).share for stage in stages}
+    if budget.minutes is not None:
+        extra = sum(preparation[name] for name in ("word-links", "embeddings", "alignment"))
+        models = 2 if context.config.baseline.scratch else 1
+        total = 60 * budget.minutes
+        reserve = evaluation_reserve(total, context.config.baseline.scratch)
+        left = total - sum(preparation.values()) - reserve - (extra if models == 2 else 0)
+        if left <= 0:
+            least = (total - left) / 60 + 1
+            raise BudgetError(f"budget.minutes: expected about {least:.0f} or more, found {budget.minutes:g}; raise it")
+        amount = left / models
+        updates = plan_updates(amount, "seconds", shares, seconds)
+        scratch = int((amount + extra) / seconds[LANGUAGE_SPECIFIC])
+    else:
+        unit, amount, per_update = budget_in_updates(context, stages, data)
+        updates = plan_updates(amount, unit, shares, per_update)
+        scratch = int(amount / per_update[LANGUAGE_SPECIFIC])
+    return updates | ({SCRATCH: scratch} if context.config.baseline.scratch else {})
+
+
+def _row(name: str, seconds: float, updates: int = 0, tokens: int = 0, what: str = "") -> dict[str, Any]:
+    return {
+        "name": name,
+        "seconds": human_seconds(seconds),
+        "plain_seconds": seconds,
+        "updates": f"{updates:,}" if updates else "",
+        "tokens": human_count(tokens) if tokens else "",
+        "what": what,
+    }
+
+
+def _summary(context: Context, model: TrelmForMaskedLM, rows: list[dict[str, Any]], *sizes: TextSize) -> list[str]:
+    source, parameters = context.source.config, model.num_parameters()
+    memory = memory_bytes(
+        parameters=parameters,
+        trained_parameters=parameters,
+        tokens=context.config.training.batch_tokens,
+        layers=source.num_hidden_layers + 1,
+        hidden=source.hidden_size,
+        intermediate=source.intermediate_size,
+        vocabulary=context.config.vocabulary.size,
+        labelled=context.config.training.batch_tokens // 2,
+    )
+    disk = 4 * parameters * (MODELS_ON_DISK + 3) + 8 * sum(size.characters for size in sizes)
+    names = ("source text", "target text", "pairs")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return [
+        "; ".join(
+            f"{name}: {size.lines:,} lines, {human_count(size.characters)} characters"
+            for name, size in zip(names, sizes)
+        ),
+        f"model: {human_count(parameters)} parameters; {context.device}, {cores} cores, {context.precision}",
+        f"time: about {human_seconds(sum(row['plain_seconds'] for row in rows))}; "
+        f"memory: about {human_bytes(memory)} for training; disk: about {human_bytes(disk)}",
+    ]
