@@ -42,7 +42,8 @@ class Oracle:
         size = max(word for _, y in self.pairs for word in y) + 1
         self.table = {(e, f): 1 / size for x, y in self.pairs for e in x for f in y}
         self.null = dict.fromkeys(range(size), 1 / size)
-        self.tension, self.likelihoods = 4.0, []
+        self.tension = 4.0
+        self.likelihoods: list[float] = []
         for iteration in range(iterations):
             self.step(iteration)
 

@@ -112,11 +112,16 @@ def align(
     null = runner.null_criterion()
     maps = {name: runner.run(name, seeds[name], null) for name in _methods(method, len(identical), len(parallel))}
     candidates = {name: account for name, (_, account) in maps.items()}
-    chosen = max(candidates, key=lambda name: candidates[name]["criterion_after"])  # the first of equals
+    chosen = max(candidates, key=lambda name: _merit(candidates[name]))  # the first of equals
     W = maps[chosen][0]
     images = {name: source.rows @ found.T * target.scale + target.centre for name, (found, _) in maps.items()}
     images.setdefault("none", source.rows * target.scale + target.centre)
     return AlignmentResult(W, chosen, images[chosen], images, candidates[chosen]["criterion_after"], candidates)
+
+
+def _merit(account: dict[str, Any]) -> tuple[bool, float]:
+    """A map that collapsed loses to any that did not, whatever its criterion: refinement raises that of any map."""
+    return not account["collapsed"], float(account["criterion_after"])
 
 
 @dataclass(frozen=True)

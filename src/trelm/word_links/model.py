@@ -86,7 +86,7 @@ def train(cells: Cells, iterations: int, on_step: Callable[[], None] | None) -> 
     tension, log_likelihoods = FIRST_TENSION, []
     for iteration in range(iterations):
         expected = _expect(cells, probabilities, null_probabilities, tension)
-        if True:  # the first posteriors know no translations: they would fit the tension to itself
+        if iteration > 0:  # the first posteriors know no translations: they would fit the tension to itself
             tension = fit_tension(tension, expected.feature, expected.linked, cells.rows.shapes)
         probabilities = normalise_counts(expected.counts, keys // size)
         null_probabilities = normalise_counts(expected.null_counts, np.zeros(size, dtype=np.int64))
