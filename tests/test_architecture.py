@@ -16,8 +16,9 @@ PACKAGE = Path(__file__).resolve().parent.parent / "src" / "trelm"
 # Room (a module or package at the top of trelm; `__init__` is the top itself) -> what it may import of the package:
 # a whole room, or one module of it as "room.module".
 ARROWS: dict[str, set[str]] = {
-    "__init__": {"errors", "config"},
-    "_register": {"errors", "model"},
+    "__init__": {"errors", "config", "_register", "pipeline"},
+    "__main__": {"cli"},
+    "_register": {"model"},
     "errors": set(),
     "config": {"errors"},
     "workspace": {"errors"},
@@ -35,14 +36,18 @@ ARROWS: dict[str, set[str]] = {
     "rivals": {"errors", "embeddings"},
     "report": {"errors", "workspace"},
     "export": {"errors", "workspace", "model"},
-    "demo": {"errors", "workspace", "corpus"},
-    "doctor": {"errors"},
+    "demo": {"errors", "config", "workspace", "corpus", "word_links"},
+    "doctor": {"errors", "cost", "training"},
+    "steps": {
+        *("errors", "config", "workspace", "progress", "corpus", "vocabulary", "embeddings", "word_links", "alignment"),
+        *("model", "training", "stages", "evaluation", "export", "cost"),
+    },
     "cli": {"errors", "config", "workspace", "pipeline", "report", "doctor", "demo", "progress"},
 }
-ARROWS["pipeline"] = ARROWS.keys() - {"cli", "__init__"}
+ARROWS["pipeline"] = ARROWS.keys() - {"cli", "__init__", "__main__"}
 
 # Imports of the package inside a function: `trelm --help` would otherwise wait for torch.
-LATE = {("cli", "pipeline")}
+LATE = {("cli", "pipeline"), ("__init__", "pipeline")}
 
 WITHOUT_TORCH = ("errors", "config", "workspace", "progress", "cost", "report", "demo")
 HEAVY = ("torch", "transformers")

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from typer.exceptions import TyperException
 
 from trelm.config import RECIPES, Config, dump_config, load_config, make_config
 from trelm.errors import TrelmError
@@ -20,6 +21,7 @@ from trelm.errors import TrelmError
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
+    pretty_exceptions_enable=False,
     help="Move a pretrained encoder to another language.",
     rich_markup_mode=None,
 )
@@ -159,22 +161,28 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _terminate)
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
-    sys.exit(_run(lambda: app(arguments, standalone_mode=True), debug))
+    sys.exit(_run(lambda: app(arguments, standalone_mode=False), debug))
 
 
-def _run(command: Callable[[], None], debug: bool) -> int:
-    """The exit code: 0, 2 for a mistake of the user's, 130 for an interruption."""
+def _run(command: Callable[[], Any], debug: bool) -> int:
+    """The exit code: 0; 1 for a fault of ours; 2 for a mistake of the user's; 130 for an interruption."""
     try:
-        command()
-    except TrelmError as error:
-        if debug:
-            raise
-        sys.stderr.write(f"trelm: {error}\n")
-        return 2
-    except KeyboardInterrupt:
+        code = command()
+    except (KeyboardInterrupt, typer.Abort):
         sys.stderr.write("trelm: stopped; the same command goes on from here\n")
         return 130
-    return 0
+    except TyperException as error:
+        sys.stderr.write(f"trelm: {error.format_message()}; see `trelm --help`\n")
+        return 2
+    except Exception as error:
+        if debug:
+            raise
+        if isinstance(error, TrelmError):
+            sys.stderr.write(f"trelm: {error}\n")
+            return 2
+        sys.stderr.write(f"trelm: a fault of the program: {type(error).__name__}: {error}; --debug shows where\n")
+        return 1
+    return code if isinstance(code, int) else 0
 
 
 def _terminate(*_: Any) -> None:

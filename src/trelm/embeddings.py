@@ -11,6 +11,7 @@ from gensim.models import Word2Vec
 from gensim.models.callbacks import CallbackAny2Vec
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
+from scipy.sparse import csr_matrix
 
 from trelm.corpus.ragged import Ragged
 from trelm.errors import DataError
@@ -26,8 +27,10 @@ MAX_REPEATS = 10
 # gensim silently drops what is beyond in a sentence (MAX_SENTENCE_LEN), so longer lines are cut in pieces.
 _GENSIM_LONGEST = 10_000
 
-SPECIAL, SHARED, MAPPED, RANDOM = range(4)
-PROVENANCES = ("special", "shared", "mapped", "random")
+SPECIAL, LINKED, SHARED, MAPPED, RANDOM = range(5)
+NO_PAIRS: NDArray[np.int64] = np.zeros((0, 2), dtype=np.int64)
+NO_COUNTS: NDArray[np.float32] = np.zeros(0, dtype=np.float32)
+PROVENANCES = ("special", "linked", "shared", "mapped", "random")
 
 
 @dataclass(frozen=True)
@@ -171,15 +174,19 @@ def build_table(
     specials: NDArray[np.int64],
     copy_shared: bool,
     seed: int,
+    links: NDArray[np.int64] = NO_PAIRS,
+    link_counts: NDArray[np.float32] = NO_COUNTS,
 ) -> EmbeddingTable:
     """The word table of METHOD section 4. A row is, in this order of precedence:
 
-    special: the source's row of the same role; shared: the source's row of the entry spelled alike (if `copy_shared`);
-    mapped: `X W^T`; random: normal with each dimension's mean and standard deviation in the source table.
+    special: the source's row of the same role; linked: the mean of the source's rows that word links join it to,
+    weighted by their counts (as RAMEN does, Tran 2020); shared: the source's row of the entry spelled alike (if
+    `copy_shared`); mapped: `X W^T`; random: normal with each dimension's mean and deviation in the source table.
 
     Args:
         mapped: [V, d]; rows where `has_vector` (bool [V]) is False are not looked at.
         source_table: [V_s, d]. shared: [p, 2] and specials: [q, 2], pairs of a joint row and a source row.
+        links: [r, 2] pairs likewise and link_counts: [r], for the rows that are to be linked; none by default.
 
     Raises:
         ValueError: the shapes do not fit together, or a mapped row that is used is not finite.
@@ -194,9 +201,23 @@ def build_table(
     rows = _random_rows(len(mapped), source_table, seed)
     provenance = np.full(len(mapped), RANDOM, dtype=np.int8)
     rows[has_vector], provenance[has_vector] = mapped[has_vector], MAPPED
-    for pairs, code in ((shared if copy_shared else shared[:0], SHARED), (specials, SPECIAL)):
-        rows[pairs[:, 0]], provenance[pairs[:, 0]] = source_table[pairs[:, 1]], code
+    if copy_shared:
+        rows[shared[:, 0]], provenance[shared[:, 0]] = source_table[shared[:, 1]], SHARED
+    linked = np.unique(links[:, 0])
+    rows[linked], provenance[linked] = linked_rows(links, link_counts, source_table), LINKED
+    rows[specials[:, 0]], provenance[specials[:, 0]] = source_table[specials[:, 1]], SPECIAL
     return EmbeddingTable(rows, provenance)
+
+
+def linked_rows(
+    links: NDArray[np.int64], counts: NDArray[np.float32], source_table: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """For each joint row with links, in rising order: sum_e p(e | row) E_s[e], p by the counts. Float32 [rows, d]."""
+    rows, place = np.unique(links[:, 0], return_inverse=True)
+    weights = csr_matrix((counts.astype(np.float64), (place, links[:, 1])), shape=(len(rows), len(source_table)))
+    totals = np.asarray(weights.sum(axis=1)).reshape(-1, 1)
+    mixed: NDArray[np.float64] = weights @ source_table.astype(np.float64)
+    return (mixed / np.maximum(totals, 1e-12)).astype(np.float32)
 
 
 def frequency_order(counts: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -165,8 +165,8 @@ def seconds_per_update(
     settings: LoopSettings,
     *,
     batch_tokens: int,
-    warm: int = 2,
-    measured: int = 6,
+    warm: int = 1,
+    measured: int = 5,
     on_update: Callable[[], None] | None = None,
 ) -> float:
     """Mean seconds of an update of the stage on this machine, from real batches on a copy of the model."""

@@ -19,6 +19,8 @@ from trelm.errors import DiskError, RunFolderError
 MANIFEST = "manifest.json"
 CONFIG = "config.yaml"
 LOCK = ".lock"
+FULL = (errno.ENOSPC, errno.EDQUOT)
+REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 _FREE_SPACE = "free some space and run the same command again: it goes on from there"
 
 
@@ -53,9 +55,9 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in FULL:
             raise DiskError(f"{path}: the disk is full; {_FREE_SPACE}") from None
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        if error.errno in REFUSED:
             raise DiskError(f"{path}: cannot be written ({error.strerror}); choose another folder with --run") from None
         raise
     except Exception as error:
@@ -106,7 +108,15 @@ class Step:
 
     def manifest(self) -> dict[str, Any] | None:
         """What the step left when it was done, or None where it is not."""
-        return dict(read_json(self.manifest_path)) if self.manifest_path.exists() else None
+        if not self.manifest_path.exists():
+            return None
+        value = read_json(self.manifest_path)
+        if not isinstance(value, dict):
+            kind = type(value).__name__
+            raise RunFolderError(
+                f"{self.manifest_path}: expected a mapping, found {kind}; remove the file and run again"
+            )
+        return value
 
     def is_done(self, inputs: str) -> bool:
         """Whether the step ended with inputs of this digest."""
@@ -120,9 +130,12 @@ class Step:
             afresh: clear a half-done step too: it has no checkpoints to go on from.
         """
         mark = self.folder / ".inputs"
-        if self.folder.exists() and (afresh or not mark.exists() or mark.read_text() != inputs):
-            shutil.rmtree(self.folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with writing(self.folder):
+            if self.folder.exists() and (afresh or not mark.exists() or mark.read_text() != inputs):
+                # First: a clearing that is broken off must not leave a step that looks done without its outputs.
+                self.manifest_path.unlink(missing_ok=True)
+                shutil.rmtree(self.folder)
+            self.folder.mkdir(parents=True, exist_ok=True)
         write_text(mark, inputs)
 
     def finish(self, inputs: str, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -155,6 +168,8 @@ class Run:
                     f"({_first_difference(path.read_text(encoding='utf-8'), config_text)}); choose another --run folder"
                 )
             return
+        if self.folder.exists() and not self.folder.is_dir():
+            raise RunFolderError(f"{self.folder}: expected a folder, found a file; choose another --run folder")
         if self.folder.exists() and any(entry.name != LOCK for entry in self.folder.iterdir()):
             raise RunFolderError(
                 f"{self.folder}: expected an empty folder or a run, found other files; choose another --run folder"

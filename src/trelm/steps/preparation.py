@@ -19,7 +19,15 @@ from trelm.corpus.files import expand
 from trelm.corpus.preparation import balanced_lines, prepare
 from trelm.corpus.ragged import Ragged
 from trelm.corpus.text import read_text
-from trelm.embeddings import EmbeddingTable, SubwordVectors, build_table, frequency_order, skip_gram
+from trelm.embeddings import (
+    NO_COUNTS,
+    NO_PAIRS,
+    EmbeddingTable,
+    SubwordVectors,
+    build_table,
+    frequency_order,
+    skip_gram,
+)
 from trelm.evaluation.translation import precision_at, read_dictionary
 from trelm.model.source import scratch_model, transferred_model, trelm_config
 from trelm.progress import StepProgress
@@ -201,6 +209,7 @@ def build_models(context: Context, folder: Path, tell: StepProgress) -> Figures:
     """METHOD section 4: the transferred model before training, and the same architecture with random weights."""
     config, vectors = context.config, SubwordVectors.load(context.folder(EMBEDDINGS))
     aligned = load_file(context.folder(ALIGNMENT) / "alignment.safetensors")
+    links, link_counts = _links_of_target_entries(context, config.embeddings.min_links)
     table = build_table(
         aligned["mapped"].numpy(),
         vectors.has_vector,
@@ -208,6 +217,8 @@ def build_models(context: Context, folder: Path, tell: StepProgress) -> Figures:
         shared=shared_entries(context.tokenizer, context.source.tokenizer),
         specials=special_rows(context.tokenizer, context.source.tokenizer),
         copy_shared=config.embeddings.copy_shared,
+        links=links,
+        link_counts=link_counts,
         seed=config.seed,
     )
     table.save(folder)
@@ -231,6 +242,16 @@ def build_models(context: Context, folder: Path, tell: StepProgress) -> Figures:
         "rows": table.counts,
         "row_norms": _row_norms(table, context.source.table.numpy()),
     }
+
+
+def _links_of_target_entries(context: Context, least: int | None) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Links (joint row, source row) and counts of the target language's entries that have at least so many."""
+    if least is None:
+        return NO_PAIRS, NO_COUNTS
+    pairs, counts = _parallel_seeds(context)
+    totals = np.bincount(pairs[:, 0], weights=counts, minlength=len(context.tokenizer))
+    kept = (totals >= least)[pairs[:, 0]] & _target_entries(context).numpy()[pairs[:, 0]]
+    return pairs[kept], counts[kept]
 
 
 def _row_norms(table: EmbeddingTable, source_table: NDArray[np.float32]) -> dict[str, float]:

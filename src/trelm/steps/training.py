@@ -41,9 +41,9 @@ STAGE_FOLDERS = {
     LANGUAGE_SPECIFIC: "stages/5-language-specific",
     SCRATCH: "stages/scratch",
 }
-STAGE_SECONDS = 5.0  # loading and saving a model, once a stage
-EVALUATION_SECONDS = 45.0  # evaluation, export and report of a small run
-EVALUATION_SHARE = 0.03  # and what they take of a long one
+STAGE_SECONDS = 3.0  # loading and saving a model, once a stage
+EVALUATION_SECONDS = 15.0  # evaluation, export and report of a small run
+EVALUATION_SHARE = 0.04  # and what they take of a long one
 ONLY_FOR_TRANSFER = ("word-links", "embeddings", "alignment")
 
 Unit = Literal["updates", "tokens", "seconds"]
@@ -102,7 +102,9 @@ def train_stage(context: Context, stage: Stage, folder: Path, tell: StepProgress
         batches,
         loop_settings(context, stage, seed),
         folder,
-        lambda done, total, rate, loss: tell.update(done, total, "updates", tokens_a_second=rate, loss=loss),
+        lambda done, total, rate, loss: tell.update(
+            done, total, "updates", tokens_a_second=rate, **({} if loss is None else {"loss": loss})
+        ),
     )
     save_model(model, folder)
     for checkpoint in folder.glob("checkpoint-*"):

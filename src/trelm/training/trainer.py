@@ -20,7 +20,7 @@ from trelm.training.objectives import batch_loss
 from trelm.workspace import read_json, writing
 
 Curve = dict[str, list[float]]
-OnUpdate = Callable[[int, int, float, float], None]
+OnUpdate = Callable[[int, int, float, float | None], None]
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class _Account(TrainerCallback):
         self._saved = time.perf_counter()
         self._checkpoint_seconds = 60 * checkpoint_minutes
         self._on_update = on_update
-        self._loss = float("nan")
+        self._loss: float | None = None
 
     def values(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
@@ -95,7 +95,7 @@ class _Account(TrainerCallback):
         if logs is None or "loss" not in logs:
             return
         self._loss = logs["loss"]
-        for name, value in zip(self.curve, (state.global_step, self.tokens, self._elapsed(), self._loss)):
+        for name, value in zip(self.curve, (state.global_step, self.tokens, self._elapsed(), logs["loss"])):
             self.curve[name].append(value)
 
 
@@ -156,7 +156,8 @@ def train(
     """Train `model` in place on all `batches`, from the last whole checkpoint in `folder` if there is one.
 
     Args:
-        on_update: called after every update with (updates done, updates in all, tokens a second, last loss).
+        on_update: called after every update with (updates done, updates in all, tokens a second, the last
+            logged loss if there is one).
     """
     account = _Account(settings.checkpoint_minutes, on_update)
     checkpoint = checkpoints.last_complete(folder)

@@ -1,0 +1,229 @@
+"""The configuration as a frozen, typed tree: every knob with its default and what it means."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+
+
+class Section(BaseModel):
+    """A frozen mapping that refuses unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+
+
+class SourceConfig(Section):
+    """The encoder that is transferred, and text in its language."""
+
+    model: str = Field(description="folder or Hub id of the encoder; 'minilm' is the MiniLM of the `demo` extra")
+    language: str = Field("en", min_length=1, description="code of the encoder's language")
+    text: tuple[str, ...] = Field(min_length=1, description="files, globs or hf:// data sets of text in that language")
+    revision: str | None = Field(None, description="Hub revision of the encoder")
+    trust_remote_code: bool = Field(False, description="run code that comes with the checkpoint")
+
+
+class TargetConfig(Section):
+    """The language that the encoder is moved to."""
+
+    language: str = Field(min_length=1, description="code of the target language")
+    text: tuple[str, ...] = Field(min_length=1, description="files, globs or hf:// data sets of text in that language")
+
+
+class TwoFiles(Section):
+    """Two line-aligned files."""
+
+    source: str = Field(description="file in the source language")
+    target: str = Field(description="file in the target language, its lines translations of the other's")
+
+
+def _pair_kind(value: Any) -> str:
+    return TWO_FILES if isinstance(value, (dict, TwoFiles)) else ONE_NAME
+
+
+# The tags stand in pydantic's locations; the brackets keep them apart from keys that a user may write.
+TWO_FILES, ONE_NAME = "(two files)", "(one name)"
+PairSource = Annotated[Annotated[str, Tag(ONE_NAME)] | Annotated[TwoFiles, Tag(TWO_FILES)], Discriminator(_pair_kind)]
+
+
+class EvaluationConfig(Section):
+    """One evaluation set; its sentences are removed from the training text."""
+
+    task: Literal["translation", "parsing", "text"] = Field(
+        description="translation: dictionary 'source<TAB>target' for precision@k of the aligned table; "
+        "parsing: CoNLL-U; text: held-out text in the target language"
+    )
+    name: str | None = Field(None, description="name in the report; the task's name where absent")
+    train: tuple[str, ...] = Field((), description="files that the task's own model trains on")
+    dev: tuple[str, ...] = Field((), description="files that it is chosen on")
+    test: tuple[str, ...] = Field((), description="files that it is scored on")
+
+    @field_validator("train", "dev", "test", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+
+class BudgetConfig(Section):
+    """What the run may cost. Exactly one of the three."""
+
+    minutes: float | None = Field(None, gt=0, description="wall-clock time of the whole command, baseline included")
+    tokens: int | None = Field(None, gt=0, description="tokens that each model trains on, padding not counted")
+    updates: int | None = Field(None, gt=0, description="optimiser updates of each model")
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> BudgetConfig:
+        given = [name for name in ("minutes", "tokens", "updates") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of minutes, tokens, updates (given: {', '.join(given) or 'none'})")
+        return self
+
+
+class CorpusConfig(Section):
+    """Cleaning, deduplication, held-out split."""
+
+    min_characters: int = Field(2, ge=1, description="shorter lines are dropped")
+    max_characters: int = Field(2000, ge=1, description="longer lines are dropped")
+    max_pair_ratio: float = Field(4.0, gt=1, description="pairs whose character lengths differ by more are dropped")
+    held_out_fraction: float = Field(0.01, gt=0, lt=0.5, description="share of lines held out, by content hash")
+    held_out_lines: int = Field(1500, ge=10, description="at most so many lines a language are held out")
+    max_lines: int | None = Field(None, ge=1, description="at most so many lines of each input, from its start")
+
+
+class VocabularyConfig(Section):
+    """METHOD section 1: the joint vocabulary."""
+
+    size: int = Field(80_000, ge=300, description="entries of the joint vocabulary")
+    min_frequency: int = Field(2, ge=1, description="rarer subwords get no entry")
+    alphabet_limit: int | None = Field(None, ge=10, description="characters; null: 30,000 for Han scripts, else 1,000")
+    lowercase: bool | None = Field(None, description="null: as the source tokenizer does")
+    max_lines: int = Field(2_000_000, ge=100, description="lines a language that the vocabulary is trained on")
+
+
+class EmbeddingsConfig(Section):
+    """METHOD section 2: skip-gram vectors of subwords; and the rows that are copied."""
+
+    epochs: int = Field(10, ge=1, description="passes over the text")
+    window: int = Field(5, ge=1, description="subwords on either side that predict and are predicted")
+    negatives: int = Field(10, ge=1, description="noise subwords for each true one")
+    max_tokens: int | None = Field(None, ge=1, description="at most so many tokens of each language")
+    min_links: int | None = Field(
+        None,
+        ge=1,
+        description="target entries with so many word links take the mean of the source rows they are linked to; "
+        "null: none do",
+    )
+    copy_shared: bool = Field(True, description="entries spelled alike in the source vocabulary take its own vector")
+
+
+class AlignmentConfig(Section):
+    """METHOD section 3."""
+
+    method: Literal["auto", "adversarial", "identical", "parallel", "none"] = Field(
+        "auto", description="seeds: none, entries spelled alike, word links too; auto: the best by the criterion"
+    )
+    normalisation: Literal["none", "unit", "centre-unit"] = Field(
+        "centre-unit", description="of both tables before a map is learned; undone afterwards"
+    )
+    csls_neighbours: int = Field(10, ge=1, description="k of CSLS")
+    criterion_entries: int = Field(10_000, ge=10, description="most frequent entries that the criterion is taken over")
+    refinement_rounds: int = Field(5, ge=0, description="rounds of dictionary and Procrustes after the start")
+    refinement_entries: int = Field(15_000, ge=10, description="most frequent entries that the dictionary is made of")
+    adversarial_epochs: int = Field(5, ge=1, description="epochs of the game, at most")
+    adversarial_samples: int = Field(320_000, ge=1, description="samples an epoch that the mapping is trained on")
+    adversarial_batch: int = Field(128, ge=2, description="rows of each table in a step")
+    discriminator_width: int = Field(2048, ge=1, description="width of its two hidden layers")
+    discriminator_steps: int = Field(5, ge=1, description="its steps for each step of the mapping")
+    discriminator_dropout: float = Field(0.1, ge=0, lt=1, description="of its input")
+    smoothing: float = Field(0.1, ge=0, lt=0.5, description="of its labels")
+    learning_rate: float = Field(0.1, gt=0, description="of both players (SGD); halved when the criterion falls")
+    learning_rate_decay: float = Field(0.98, gt=0, le=1, description="factor an epoch")
+    orthogonalisation: float = Field(0.001, ge=0, description="beta of W <- (1 + b) W - b (W W^T) W")
+    patience: int = Field(2, ge=1, description="epochs without a better criterion after which the game stops")
+
+
+class WordLinksConfig(Section):
+    """METHOD section 5: statistical word alignment of the parallel text."""
+
+    unit: Literal["subword", "word"] = Field("subword", description="what is linked; words are projected to subwords")
+    iterations: int = Field(5, ge=1, description="of expectation maximisation, in each direction")
+    max_pairs: int | None = Field(None, ge=1, description="pairs that the aligner is trained on; all by default")
+
+
+class StageConfig(Section):
+    """How one stage trains."""
+
+    share: float = Field(ge=0, description="part of the budget, relative to the other stages' shares")
+    learning_rate: float = Field(3e-5, gt=0, description="at its peak, after the warm-up")
+    warmup: float = Field(500, ge=0, description="updates (1 or more) or share of the stage's updates (below 1)")
+    schedule: Literal["linear", "constant"] = Field("linear", description="linear: falls to 0 after the warm-up")
+
+
+class StagesConfig(Section):
+    """METHOD section 5: the stages that train (the combination is a mean of two of them)."""
+
+    commonality: StageConfig = StageConfig(share=20_000)
+    transfer_upper: StageConfig = StageConfig(share=20_000)
+    transfer_lower: StageConfig = StageConfig(share=20_000)
+    language_specific: StageConfig = StageConfig(share=80_000)
+    scratch: StageConfig = StageConfig(share=1, learning_rate=1e-4)
+
+
+class TrainingConfig(Section):
+    """What all stages share."""
+
+    batch_tokens: int = Field(4096, ge=16, description="tokens of a batch, padding counted")
+    max_length: int = Field(128, ge=8, description="tokens of a sequence, special ones counted; longer are cut")
+    mask_rate: float = Field(0.15, gt=0, lt=1, description="share of the tokens that are to be predicted")
+    source_share: float = Field(0.5, ge=0, le=1, description="source-language part of the commonality stage")
+    weight_decay: float = Field(0.01, ge=0, description="of AdamW")
+    epsilon: float = Field(1e-6, gt=0, description="of AdamW")
+    gradient_clipping: float = Field(5.0, gt=0, description="largest norm of the gradient")
+    hidden_dropout: float | None = Field(0.0, ge=0, lt=1, description="null: the encoder's own")
+    attention_dropout: float | None = Field(
+        0.0, ge=0, lt=1, description="null: the encoder's own; above 0: slow on CPUs"
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: what the device does well")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one")
+    checkpoint_minutes: float = Field(2.0, gt=0, description="time between checkpoints of a stage")
+    log_updates: int = Field(10, ge=1, description="updates between two points of a loss curve")
+
+
+class BaselineConfig(Section):
+    """The from-scratch model that the transferred one is compared with."""
+
+    scratch: bool = Field(True, description="also train the same architecture from random weights, on an equal budget")
+
+
+class Config(Section):
+    """Everything that a run depends on."""
+
+    source: SourceConfig
+    target: TargetConfig
+    parallel: tuple[PairSource, ...] = Field(
+        min_length=1, description="TSV, TMX, hf:// or {source: file, target: file}"
+    )
+    budget: BudgetConfig
+    recipe: Literal["recommended", "paper", "quick"] = Field("recommended", description="values laid over the defaults")
+    evaluation: tuple[EvaluationConfig, ...] = ()
+    seed: int = Field(1, description="of every random choice")
+    corpus: CorpusConfig = CorpusConfig()
+    vocabulary: VocabularyConfig = VocabularyConfig()
+    embeddings: EmbeddingsConfig = EmbeddingsConfig()
+    alignment: AlignmentConfig = AlignmentConfig()
+    word_links: WordLinksConfig = WordLinksConfig()
+    stages: StagesConfig = StagesConfig()
+    training: TrainingConfig = TrainingConfig()
+    baseline: BaselineConfig = BaselineConfig()
+
+    @model_validator(mode="after")
+    def _two_languages(self) -> Config:
+        if self.source.language == self.target.language:
+            raise ValueError(f"source.language and target.language are both '{self.source.language}'")
+        return self
+
+
+class TasksConfig(Section):
+    """A file of evaluation sets."""
+
+    evaluation: tuple[EvaluationConfig, ...] = ()
