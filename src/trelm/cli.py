@@ -6,6 +6,7 @@ import importlib
 import json
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,13 +20,13 @@ from trelm.config import RECIPES, Config, dump_config, load_config, make_config
 from trelm.errors import TrelmError
 
 app = typer.Typer(
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Move a pretrained encoder to another language.",
+    epilog="--debug with any command: a traceback before the line that says what went wrong.",
     rich_markup_mode=None,
 )
-config_commands = typer.Typer(no_args_is_help=True, help="Show or check a configuration.")
+config_commands = typer.Typer(help="Show or check a configuration.")
 app.add_typer(config_commands, name="config")
 
 ConfigPath = Annotated[Path, typer.Argument(help="YAML configuration")]
@@ -90,11 +91,10 @@ def check(config: ConfigPath, overrides: Overrides = None) -> None:
 def evaluate(
     model: Annotated[str, typer.Argument(help="model folder or Hub id: any masked language model")],
     tasks: Annotated[Path, typer.Option("--tasks", help="YAML list of evaluation sets")],
-    quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Bits per character and masked accuracy of any Hugging Face encoder on your text."""
-    scores = _pipeline().evaluate(model, tasks, quiet=quiet)
+    scores = _pipeline().evaluate(model, tasks)
     if as_json:
         _print_json(scores)
         return
@@ -160,8 +160,8 @@ def main() -> None:
     """Entry point of the `trelm` command."""
     signal.signal(signal.SIGTERM, _terminate)
     debug = "--debug" in sys.argv
-    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
-    sys.exit(_run(lambda: app(arguments, standalone_mode=False), debug))
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"] or ["--help"]
+    sys.exit(_run(lambda: app(arguments, prog_name="trelm", standalone_mode=False), debug))
 
 
 def _run(command: Callable[[], Any], debug: bool) -> int:
@@ -172,17 +172,23 @@ def _run(command: Callable[[], Any], debug: bool) -> int:
         sys.stderr.write("trelm: stopped; the same command goes on from here\n")
         return 130
     except TyperException as error:
-        sys.stderr.write(f"trelm: {error.format_message()}; see `trelm --help`\n")
+        sys.stderr.write(f"trelm: {error.format_message().rstrip('.')}; see `{_command_of(error)} --help`\n")
         return 2
     except Exception as error:
         if debug:
-            raise
+            traceback.print_exc()
         if isinstance(error, TrelmError):
             sys.stderr.write(f"trelm: {error}\n")
             return 2
         sys.stderr.write(f"trelm: a fault of the program: {type(error).__name__}: {error}; --debug shows where\n")
         return 1
     return code if isinstance(code, int) else 0
+
+
+def _command_of(error: TyperException) -> str:
+    """The command whose arguments were wrong, as far as it was understood."""
+    context = getattr(error, "ctx", None)
+    return "trelm" if context is None else str(context.command_path)
 
 
 def _terminate(*_: Any) -> None:

@@ -15,8 +15,8 @@ from trelm.workspace import atomic_path, write_text
 
 CARD = """\
 ---
-language: {{ languages.target }}
-base_model: {{ base_model }}
+language: {{ languages.target | tojson }}
+base_model: {{ base_model | tojson }}
 library_name: transformers
 pipeline_tag: fill-mask
 tags: [trelm, cross-lingual-transfer]

@@ -28,6 +28,7 @@ from trelm.steps.context import (
     Context,
     RunStep,
     parallel_sources,
+    quiet_transformers,
     use_all_cores,
 )
 from trelm.steps.estimate import estimate as steps_estimate
@@ -88,7 +89,7 @@ def transfer(
     run, plan = Run(Path(run_folder)), steps(config)
     last = _last_step(plan, until)
     inputs = describe_inputs(config)
-    with run.lock():
+    with run.lock(), quiet_transformers():
         run.claim(dump_config(config) + "".join(f"# input {line}\n" for line in inputs))
         context = Context(config, run)
         _run_steps(context, plan[: last + 1], digest([dump_config(config), inputs]), len(plan), quiet)
@@ -103,18 +104,21 @@ def transfer(
 def estimate(config: Config) -> dict[str, Any]:
     """What `transfer` would do: steps with their time, memory and disk; see `trelm.steps.estimate`."""
     describe_inputs(config)
-    return steps_estimate(Context(config, Run(Path("."))))
+    with quiet_transformers():
+        return steps_estimate(Context(config, Run(Path("."))))
 
 
-def evaluate(model: str, tasks: Path, *, quiet: bool = False) -> dict[str, dict[str, Any]]:
+def evaluate(model: str, tasks: Path) -> dict[str, dict[str, Any]]:
     """Scores of any Hugging Face masked language model on the evaluation sets that a YAML file lists."""
-    return score_model(model, load_tasks(tasks))
+    with quiet_transformers():
+        return score_model(model, load_tasks(tasks))
 
 
 def export(run_folder: Path | str, to: Path | str) -> None:
     """The final model of a finished run as a folder for Hugging Face tools."""
     run = Run(Path(run_folder))
-    export_to(Context(read_run_config(run.folder), run), Path(to))
+    with quiet_transformers():
+        export_to(Context(read_run_config(run.folder), run), Path(to))
 
 
 def _run_steps(context: Context, plan: list[RunStep], inputs: str, total: int, quiet: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -13,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from trelm.corpus.ragged import Ragged
-from trelm.cost import LayerGroup, human_count, split_budget, training_flops
+from trelm.cost import LayerGroup, split_budget, training_flops
 from trelm.errors import BudgetError
 from trelm.model.encoder import TrelmForMaskedLM
 from trelm.model.halves import PARTS, Part, freeze_all_but
@@ -30,7 +31,7 @@ class Stage:
 
     Attributes:
         name: what it trains. trains: the parts whose parameters move. starts_from: `model` (the transferred one before
-            training), `scratch` (random weights), or the name of an earlier stage. feeds: kinds of examples and their
+            training), `random` (random weights), or the name of an earlier stage. feeds: kinds of examples and their
             share of each batch.
     """
 
@@ -42,6 +43,7 @@ class Stage:
 
 COMMONALITY, TRANSFER_UPPER, TRANSFER_LOWER = "commonality", "transfer-upper", "transfer-lower"
 COMBINATION, LANGUAGE_SPECIFIC, SCRATCH = "combination", "language-specific", "scratch"
+START, RANDOM = "model", "random"
 
 
 def transfer_stages(source_share: float) -> tuple[Stage, ...]:
@@ -52,7 +54,7 @@ def transfer_stages(source_share: float) -> tuple[Stage, ...]:
     """
     both: tuple[tuple[Feed, float], ...] = (("source-text", source_share), ("target-text", 1 - source_share))
     return (
-        Stage(COMMONALITY, frozenset({"shared"}), "model", tuple(feed for feed in both if feed[1] > 0)),
+        Stage(COMMONALITY, frozenset({"shared"}), START, tuple(feed for feed in both if feed[1] > 0)),
         Stage(
             TRANSFER_UPPER,
             frozenset({"upper", "shared"}),
@@ -69,7 +71,7 @@ def transfer_stages(source_share: float) -> tuple[Stage, ...]:
     )
 
 
-SCRATCH_STAGE = Stage(SCRATCH, frozenset(PARTS), "scratch", (("target-text", 1.0),))
+SCRATCH_STAGE = Stage(SCRATCH, frozenset(PARTS), RANDOM, (("target-text", 1.0),))
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ def plan_updates(
         least = max(per_update[name] * whole / shares[name] for name in starved)
         raise BudgetError(
             f"budget: {amount:.0f} {unit} for training are too few: stage '{starved[0]}' would get no update; "
-            f"give training at least {human_count(least)} {unit}"
+            f"give training at least {math.ceil(least)} {unit}"
         )
     return updates
 

@@ -109,7 +109,7 @@ def align(
     """
     _check(X, Y, method, len(identical), len(parallel))
     source, target = normalise(X, normalisation), normalise(Y, normalisation)
-    trained, held_out = _split_links(parallel, parallel_weights, seed)
+    trained, held_out = _split_links(parallel, parallel_weights, identical, seed)
     seeds = _seeds(identical, *trained)
     rounds = 0 if method == "none" else refinement_rounds
     runner = _Runner(source.rows, target.rows, settings, rounds, refinement_entries, seed, on_progress)
@@ -117,7 +117,7 @@ def align(
     maps = {name: runner.run(name, seeds[name], null) for name in _methods(method, len(identical), len(parallel))}
     candidates = {name: account for name, (_, account) in maps.items()}
     for found, account in maps.values():
-        account["links_found"] = links_found(source.rows @ found.T, target.rows, *held_out, settings.csls_neighbours)
+        account["links_found"] = links_found(source.rows @ found.T, target.rows, held_out, settings.csls_neighbours)
     chosen = max(candidates, key=lambda name: _merit(candidates[name]))  # the first of equals
     W = maps[chosen][0]
     images = {name: source.rows @ found.T * target.scale + target.centre for name, (found, _) in maps.items()}
@@ -130,33 +130,34 @@ def _merit(account: dict[str, Any]) -> tuple[float, bool, float]:
     return account["links_found"] or 0.0, not account["collapsed"], float(account["criterion_after"])
 
 
-def links_found(mapped: Tensor, Y: Tensor, pairs: Tensor, weights: Tensor, k: int) -> float | None:
-    """The weighted share of rows of X with held-out links whose CSLS neighbour is one of their linked rows of Y.
+def links_found(mapped: Tensor, Y: Tensor, pairs: Tensor, k: int) -> float | None:
+    """The share of rows of X with held-out links whose CSLS neighbour is one of their linked rows of Y.
 
     Args:
-        mapped: [n, d]; Y: [m, d]; pairs: int64 [q, 2] and weights: [q], held out. None where there are no pairs.
+        mapped: [n, d]; Y: [m, d]; pairs: int64 [q, 2], held out. None where there are no pairs.
     """
     if not len(pairs):
         return None
-    rows, place = pairs[:, 0].unique(return_inverse=True)
-    importance = torch.zeros(len(rows)).index_add(0, place, weights.float())
+    rows = pairs[:, 0].unique()
     _, nearest = csls_neighbours(mapped[rows], Y, k=k, target_hubness=mean_similarity(Y, mapped, k))
     linked = {(int(x), int(y)) for x, y in pairs}
-    right = torch.tensor([(int(x), int(y)) in linked for x, y in zip(rows, nearest[:, 0])], dtype=torch.float32)
-    return float((right * importance).sum() / importance.sum())
+    return sum((int(x), int(y)) in linked for x, y in zip(rows, nearest[:, 0])) / len(rows)
 
 
-def _split_links(pairs: Tensor, weights: Tensor, seed: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """The links to learn from and those to judge by: all pairs of a row of X go to the same side.
+def _split_links(pairs: Tensor, weights: Tensor, identical: Tensor, seed: int) -> tuple[tuple[Tensor, Tensor], Tensor]:
+    """The links to learn from, with their weights, and those to judge by: all pairs of a row of X go to the same side.
 
-    Nothing is held out where fewer than `MIN_SEEDS` pairs would be.
+    Rows that are spelled alike with a row of Y judge nothing: methods that start from spelling know them. Nothing is
+    held out where fewer than `MIN_SEEDS` pairs would be.
     """
-    size = int(pairs[:, 0].max()) + 1 if len(pairs) else 0
+    size = int(torch.cat([pairs[:, 0], identical[:, 0], torch.zeros(1, dtype=torch.int64)]).max()) + 1
     drawn = torch.rand(size, generator=torch.Generator().manual_seed(seed)) < HELD_OUT_LINKS
-    held = drawn[pairs[:, 0]] if size else torch.zeros(0, dtype=torch.bool)
+    alike = torch.zeros(size, dtype=torch.bool)
+    alike[identical[:, 0]] = True
+    held = drawn[pairs[:, 0]] & ~alike[pairs[:, 0]]
     if int(held.sum()) < MIN_SEEDS:
         held = torch.zeros_like(held)
-    return (pairs[~held], weights[~held]), (pairs[held], weights[held])
+    return (pairs[~held], weights[~held]), pairs[held]
 
 
 @dataclass(frozen=True)

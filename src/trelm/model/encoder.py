@@ -39,6 +39,16 @@ class TrelmPreTrainedModel(PreTrainedModel):
         if isinstance(module, LanguageEmbeddings):
             initialization.zeros_(module.weight)
 
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
+        """Change the vocabulary's size here and in the source's configuration, from which a saved model is built."""
+        resized: nn.Embedding = super().resize_token_embeddings(*args, **kwargs)
+        self.config.source.vocab_size = self.config.vocab_size
+        return resized
+
+    def _wants_tuple(self, return_dict: bool | None) -> bool:
+        """Whether the call, or else the configuration, asks for a tuple in place of an output object."""
+        return not (self.config.return_dict if return_dict is None else return_dict)
+
 
 class TrelmModel(TrelmPreTrainedModel):
     """The encoder without a head.
@@ -145,6 +155,8 @@ class TrelmModel(TrelmPreTrainedModel):
         if ordering is None:
             output_mask = attention_mask
         output_language = language if output_language is None else output_language
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
         states = [self._embed(input_ids, inputs_embeds, token_type_ids, language)]
         states += self._run(self.lower_layers, states[-1], attention_mask)
         states.append(self._tri(states[-1], ordering, output_mask, output_language))
@@ -155,7 +167,7 @@ class TrelmModel(TrelmPreTrainedModel):
             pooler_output=None if pooler is None else pooler(states[-1]),
             hidden_states=tuple(states) if output_hidden_states else None,
         )
-        return output.to_tuple() if return_dict is False else output
+        return output.to_tuple() if self._wants_tuple(return_dict) else output
 
 
 class TrelmForMaskedLM(TrelmPreTrainedModel):
@@ -185,8 +197,8 @@ class TrelmForMaskedLM(TrelmPreTrainedModel):
         Returns:
             (chosen positions, vocabulary), in row-major order.
         """
-        states = self.trelm(input_ids=input_ids, attention_mask=attention_mask, **kwargs).last_hidden_state
-        logits: Tensor = self.head(states[positions])
+        encoded = self.trelm(input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **kwargs)
+        logits: Tensor = self.head(encoded.last_hidden_state[positions])
         return logits
 
     def forward(
@@ -220,6 +232,7 @@ class TrelmForMaskedLM(TrelmPreTrainedModel):
             ordering=ordering,
             output_mask=output_mask,
             output_hidden_states=output_hidden_states,
+            return_dict=True,
         )
         states = encoded.last_hidden_state
         if labels is not None and self.config.sparse_prediction:
@@ -230,7 +243,7 @@ class TrelmForMaskedLM(TrelmPreTrainedModel):
         if labels is not None:
             loss = functional.cross_entropy(logits.flatten(0, -2).float(), labels.flatten(), ignore_index=IGNORED)
         output = MaskedLMOutput(loss=loss, logits=logits, hidden_states=encoded.hidden_states)
-        return output.to_tuple() if return_dict is False else output
+        return output.to_tuple() if self._wants_tuple(return_dict) else output
 
 
 AutoModel.register(TrelmConfig, TrelmModel, exist_ok=True)

@@ -28,6 +28,7 @@ class Family:
         run_layer: (layer, states (B, L, h), mask) -> (B, L, h).
         mask: (backbone, states (B, L, h), 0/1 mask (B, L) or None) -> what `run_layer` takes.
         new_head: the masked-language-modelling head from the configuration.
+        pooler: prefix of the pooler's weights in the backbone; a checkpoint may lack it, it is then fresh.
         head_in_source: name of the head in the family's own masked-LM class.
         tied: tied parameter names of the head -> names in the backbone or the head.
     """
@@ -41,6 +42,7 @@ class Family:
     run_layer: Callable[[nn.Module, Tensor, Any], Tensor]
     mask: Callable[[Any, Tensor, Tensor | None], Any]
     new_head: Callable[[Any], nn.Module]
+    pooler: str
     head_in_source: str
     tied: dict[str, str]
 
@@ -79,6 +81,7 @@ BERT = Family(
     run_layer=_run_layer,
     mask=_bidirectional_mask,
     new_head=BertOnlyMLMHead,
+    pooler="pooler.",
     head_in_source="cls",
     tied={
         "head.predictions.decoder.weight": "trelm.backbone.embeddings.word_embeddings.weight",

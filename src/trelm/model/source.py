@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -70,7 +72,8 @@ def load_source(
     """Load an encoder, its tokenizer and, where the checkpoint has one, its masked-LM head.
 
     Raises:
-        ConfigError: nothing loadable there, or an encoder of a family that TreLM does not know.
+        ConfigError: nothing loadable there, weights or the tokenizer are missing, or an encoder of a family that
+            TreLM does not know.
     """
     path = source_path(name)
     if Path(path).is_dir() and not (Path(path) / "config.json").exists():
@@ -83,16 +86,32 @@ def load_source(
         config = AutoConfig.from_pretrained(path, **options)
         family = family_of(config)
         tokenizer = AutoTokenizer.from_pretrained(path, **options)
-        backbone, _ = _load(AutoModel, path, config, options, seed)
+        backbone, lost = _load(AutoModel, path, config, options, seed)
         with_head, missing = _load(AutoModelForMaskedLM, path, config, options, seed)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
         raise ConfigError(
             f"source.model: {name}: expected a model folder or a reachable Hub id, found none that loads "
             f"({_first_line(error)}); check the name"
         ) from None
+    _check_complete(name, [key for key in lost if not key.startswith(family.pooler)], tokenizer, backbone)
     transform_missing = any(key.startswith(f"{family.head_in_source}.") and "transform" in key for key in missing)
     head = getattr(with_head, family.head_in_source)
     return SourceEncoder(name, path, config, tokenizer, backbone, head, not transform_missing)
+
+
+def _check_complete(name: str, lost: list[str], tokenizer: PreTrainedTokenizerBase, backbone: Any) -> None:
+    """Refuse what transformers would fill in with random weights or an empty vocabulary without a word."""
+    if lost:
+        raise ConfigError(
+            f"source.model: {name}: expected every weight that its config.json asks for, found {len(lost)} missing "
+            f"(the first: {lost[0]}); download the model again or correct its config.json"
+        )
+    rows, entries = backbone.get_input_embeddings().num_embeddings, len(tokenizer)
+    if not len(set(tokenizer.all_special_ids)) < entries <= rows:
+        raise ConfigError(
+            f"source.model: {name}: expected the tokenizer of its table of {rows:,} embeddings, found one of "
+            f"{entries:,} entries; put the tokenizer's own files beside config.json"
+        )
 
 
 def _load(auto: Any, path: str, config: PreTrainedConfig, options: dict[str, Any], seed: int) -> tuple[Any, list[str]]:

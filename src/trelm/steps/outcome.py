@@ -22,7 +22,7 @@ from trelm.evaluation.units import split_units
 from trelm.export import export_model
 from trelm.model.encoder import TrelmForMaskedLM
 from trelm.progress import StepProgress
-from trelm.stages import COMBINATION, LANGUAGE_SPECIFIC, SCRATCH, TRANSFER_LOWER, TRANSFER_UPPER
+from trelm.stages import COMBINATION, LANGUAGE_SPECIFIC, SCRATCH, START, TRANSFER_LOWER, TRANSFER_UPPER
 from trelm.steps.context import (
     ALIGNMENT,
     CORPUS,
@@ -47,7 +47,7 @@ def evaluate_models(context: Context, folder: Path, tell: StepProgress) -> Figur
     """The transferred model, the from-scratch one and the one before training on held-out target text; CdLM loss."""
     use_all_cores()
     lines = context.lines("target-held-out.txt")
-    names = {"start": "model", "transferred": LANGUAGE_SPECIFIC}
+    names = {"start": START, "transferred": LANGUAGE_SPECIFIC}
     if context.config.baseline.scratch:
         names["scratch"] = SCRATCH
     models: Figures = {}
@@ -302,8 +302,6 @@ def _numbers(figures: Figures) -> Figures:
 
 
 def _cost(figures: Figures) -> Figures:
-    return {
-        "tokens": 0,
-        "flops": 0,
-        **{k: figures[k] for k in ("seconds", "tokens", "flops", "updates") if k in figures},
-    }
+    known = ("seconds", "tokens", "flops", "updates")
+    numbers = {name: figures[name] for name in known if isinstance(figures.get(name), (int, float))}
+    return {"tokens": 0, "flops": 0, **numbers}

@@ -233,7 +233,7 @@ def build_models(context: Context, folder: Path, tell: StepProgress) -> Figures:
     model = transferred_model(settings, context.source, torch.from_numpy(table.rows), config.seed)
     with writing(folder):
         model.save_pretrained(str(folder / "start"))
-        scratch_model(settings, config.seed).save_pretrained(str(folder / "scratch"))
+        scratch_model(settings, config.seed).save_pretrained(str(folder / "random"))
     return {
         "parameters": model.num_parameters(),
         "layers": context.source.config.num_hidden_layers,

@@ -18,7 +18,9 @@ from trelm.stages import (
     COMBINATION,
     COMMONALITY,
     LANGUAGE_SPECIFIC,
+    RANDOM,
     SCRATCH,
+    START,
     TRANSFER_LOWER,
     TRANSFER_UPPER,
     Stage,
@@ -67,7 +69,7 @@ def plan_training(context: Context, folder: Path, tell: StepProgress) -> Figures
         for_scratch = amount
     else:
         use_all_cores()
-        model, tick = load_model(context, "model"), lambda done, total: tell.update(done, total, "stages measured")
+        model, tick = load_model(context, START), lambda done, total: tell.update(done, total, "stages measured")
         per_update = measure(context, model, stages, data, tick)
         preparation = _seconds_of_preparation(context) + time.perf_counter() - started
         extra = _seconds_of(context, ONLY_FOR_TRANSFER)
@@ -133,9 +135,10 @@ def stage_settings(context: Context, stage: Stage) -> StageConfig:
 
 
 def load_model(context: Context, name: str) -> TrelmForMaskedLM:
-    """The model that a stage left, or `model` and `scratch` before training."""
-    folders = {"model": f"{MODEL}/start", "scratch": f"{MODEL}/scratch"}
-    folder = context.run.folder / (folders[name] if name in folders else f"{STAGE_FOLDERS[name]}/model")
+    """The model that a stage left, or one that training starts from: `START` or `RANDOM`."""
+    folders = {START: f"{MODEL}/start", RANDOM: f"{MODEL}/random"}
+    folders |= {stage: f"{place}/model" for stage, place in STAGE_FOLDERS.items()}
+    folder = context.run.folder / folders[name]
     return TrelmForMaskedLM.from_pretrained(str(folder))
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from trelm.corpus.ragged import Ragged
+from trelm.errors import DataError
 
 IGNORED = -100
 NO_LINK = -1
@@ -184,7 +185,11 @@ class Stream:
     _epochs: list[list[Indices]] = field(default_factory=list, repr=False)
 
     def indices(self, batch: int) -> Indices:
-        """The examples of batch number `batch`."""
+        """The examples of batch number `batch`.
+
+        Raises:
+            DataError: there are no examples.
+        """
         epoch = 0
         while True:
             if epoch == len(self._epochs):
@@ -198,6 +203,11 @@ class Stream:
         """One pass: examples of like length together, batches in random order."""
         random = np.random.default_rng((self.seed, epoch))
         lengths = self.examples.lengths()
+        if len(lengths) == 0:
+            raise DataError(
+                "training: expected text or pairs to make batches of, found none; "
+                "give more data, or give the stages that need it a share of 0"
+            )
         order = np.lexsort((random.random(len(lengths)), lengths))
         batches = pack(order, lengths, self.batch_tokens)
         return [batches[i] for i in random.permutation(len(batches))]

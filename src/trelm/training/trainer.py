@@ -187,7 +187,9 @@ def has_fast_bfloat16(device: str) -> bool:
     """Whether bfloat16 arithmetic is in the hardware."""
     if device == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    # oneDNN also counts AVX-512 without bfloat16 instructions, where it computes in float32 and converts
+    emulated = torch.cpu._is_avx512_supported() and not torch.cpu._is_avx512_bf16_supported()
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and not emulated
 
 
 def _there(optimizer: torch.optim.Optimizer | None) -> torch.optim.Optimizer:
@@ -203,7 +205,7 @@ def _only(items: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _arguments(settings: LoopSettings, folder: Path, updates: int) -> TrainingArguments:
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=updates,
         per_device_train_batch_size=1,
@@ -226,3 +228,6 @@ def _arguments(settings: LoopSettings, folder: Path, updates: int) -> TrainingAr
         dataloader_num_workers=0,
         dataloader_pin_memory=False,
     )
+    # With several cards, Trainer would fetch one planned batch a card, and of these we would train on the first only.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments

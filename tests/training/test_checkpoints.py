@@ -1,0 +1,206 @@
+"""Checkpoints: what is read back is what was written, to the last bit, and half of one is none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+from transformers import get_constant_schedule_with_warmup, get_linear_schedule_with_warmup
+
+from trelm.training import checkpoints
+from trelm.workspace import read_json
+
+
+class Tiny(nn.Module):
+    """Two layers, and one that gets no gradient and so has no state in the optimiser."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.unused, self.second = nn.Linear(3, 4), nn.Linear(2, 2), nn.Linear(4, 2)
+
+    def forward(self, values: Tensor) -> Tensor:
+        output: Tensor = self.second(torch.tanh(self.first(values)))
+        return output
+
+
+def tiny() -> tuple[Tiny, torch.optim.AdamW]:
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        model = Tiny()
+    weights = [parameter for parameter in model.parameters() if parameter.ndim == 2]
+    biases = [parameter for parameter in model.parameters() if parameter.ndim == 1]
+    groups = [{"params": weights, "weight_decay": 0.01}, {"params": biases, "weight_decay": 0.0}]
+    return model, torch.optim.AdamW(groups, lr=1 / 3, eps=1e-6, betas=(0.9, 0.999))
+
+
+def step(model: Tiny, optimizer: torch.optim.Optimizer, steps: int) -> None:
+    values = torch.linspace(-1, 1, 15).reshape(5, 3)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(values).square().mean().backward()
+        optimizer.step()
+
+
+def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every number and tensor of a nested state, with the way to it; kinds of containers are part of the way."""
+    if isinstance(value, dict):
+        for key in value:
+            yield from leaves(value[key], f"{path}/{key!r}")
+    elif isinstance(value, list | tuple):
+        for number, entry in enumerate(value):
+            yield from leaves(entry, f"{path}/{type(value).__name__}[{number}]")
+    else:
+        yield path, value
+
+
+def assert_same_state(first: Any, second: Any) -> None:
+    one, other = dict(leaves(first)), dict(leaves(second))
+    assert one.keys() == other.keys()
+    for path, value in one.items():
+        assert type(value) is type(other[path]), path
+        if isinstance(value, Tensor):
+            assert value.dtype == other[path].dtype, path
+            assert torch.equal(value, other[path]), path
+        else:
+            assert value == other[path], path
+
+
+def test_the_optimiser_comes_back_to_the_last_bit_and_goes_on_alike(tmp_path: Path) -> None:
+    model, optimizer = tiny()
+    step(model, optimizer, 3)
+    checkpoints.save_optimizer(optimizer, tmp_path)
+    other_model, other = tiny()
+    other_model.load_state_dict(model.state_dict())
+    checkpoints.load_optimizer(other, tmp_path)
+    assert_same_state(optimizer.state_dict(), other.state_dict())
+    assert len(optimizer.state_dict()["state"]) == 4, "the unused layer has no state"
+    step(model, optimizer, 3)
+    step(other_model, other, 3)
+    assert_same_state(dict(model.state_dict()), dict(other_model.state_dict()))
+    assert_same_state(optimizer.state_dict(), other.state_dict())
+
+
+def test_an_optimiser_that_has_not_stepped_comes_back(tmp_path: Path) -> None:
+    _, optimizer = tiny()
+    checkpoints.save_optimizer(optimizer, tmp_path)
+    _, other = tiny()
+    checkpoints.load_optimizer(other, tmp_path)
+    assert_same_state(optimizer.state_dict(), other.state_dict())
+
+
+def test_state_that_is_no_tensor_comes_back(tmp_path: Path) -> None:
+    _, optimizer = tiny()
+    state = optimizer.state_dict()
+    state["state"] = {0: {"step": 7, "exp_avg": torch.full((4, 3), 0.1)}}
+    optimizer.load_state_dict(state)
+    checkpoints.save_optimizer(optimizer, tmp_path)
+    _, other = tiny()
+    checkpoints.load_optimizer(other, tmp_path)
+    assert_same_state(optimizer.state_dict(), other.state_dict())
+
+
+@pytest.mark.parametrize("kind", ["linear", "constant"])
+def test_the_schedule_comes_back_and_goes_on_alike(tmp_path: Path, kind: str) -> None:
+    def schedule() -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
+        _, optimizer = tiny()
+        if kind == "linear":
+            return optimizer, get_linear_schedule_with_warmup(optimizer, 2, 9)
+        return optimizer, get_constant_schedule_with_warmup(optimizer, 5)
+
+    def advance(optimizer: torch.optim.Optimizer, scheduler: torch.optim.lr_scheduler.LambdaLR) -> list[float]:
+        optimizer.step()
+        scheduler.step()
+        return scheduler.get_last_lr()
+
+    first, scheduler = schedule()
+    for _ in range(3):
+        advance(first, scheduler)
+    checkpoints.save_scheduler(scheduler, tmp_path)
+    checkpoints.save_optimizer(first, tmp_path)
+    second, other = schedule()
+    checkpoints.load_optimizer(second, tmp_path)
+    checkpoints.load_scheduler(other, tmp_path)
+    assert_same_state(scheduler.state_dict(), other.state_dict())
+    assert [advance(first, scheduler) for _ in range(5)] == [advance(second, other) for _ in range(5)]
+
+
+def test_what_json_cannot_hold_stays_as_the_new_schedule_has_it(tmp_path: Path) -> None:
+    class Schedule:
+        def __init__(self, last_epoch: int, function: object) -> None:
+            self.state = {"last_epoch": last_epoch, "function": function}
+
+        def state_dict(self) -> dict[str, Any]:
+            return self.state
+
+        def load_state_dict(self, state: dict[str, Any]) -> None:
+            self.state = state
+
+    checkpoints.save_scheduler(Schedule(4, object()), tmp_path)
+    mine = object()
+    other = Schedule(0, mine)
+    checkpoints.load_scheduler(other, tmp_path)
+    assert other.state == {"last_epoch": 4, "function": mine}
+
+
+def test_the_random_state_comes_back(tmp_path: Path) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(11)
+        torch.randn(7)  # a state in the middle of a pair of normal numbers
+        checkpoints.save_random_state(tmp_path)
+        expected = torch.randn(50), torch.rand(9)
+        torch.manual_seed(12)
+        checkpoints.load_random_state(tmp_path)
+        assert torch.equal(torch.randn(50), expected[0])
+        assert torch.equal(torch.rand(9), expected[1])
+
+
+def test_nothing_written_is_a_pickle(tmp_path: Path) -> None:
+    model, optimizer = tiny()
+    step(model, optimizer, 1)
+    checkpoints.save_optimizer(optimizer, tmp_path)
+    checkpoints.save_scheduler(get_linear_schedule_with_warmup(optimizer, 2, 9), tmp_path)
+    checkpoints.save_random_state(tmp_path)
+    checkpoints.mark_complete(tmp_path, {"tokens": 1})
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "optimizer.safetensors",
+        "optimizer.json",
+        "scheduler.json",
+        "random.safetensors",
+        "complete.json",
+    }
+    for path in tmp_path.glob("*.json"):
+        assert isinstance(read_json(path), dict)
+    for path in tmp_path.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as tensors:  # type: ignore[no-untyped-call]
+            assert tensors.keys()
+
+
+def checkpoint(folder: Path, *, whole: bool) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(b"weights")
+    if whole:
+        checkpoints.mark_complete(folder, {"tokens": 3})
+    return folder
+
+
+def test_the_last_whole_checkpoint_is_found_by_number_and_the_rest_removed(tmp_path: Path) -> None:
+    older, newer = (checkpoint(tmp_path / f"checkpoint-{number}", whole=True) for number in (9, 10))
+    cut_off = [checkpoint(tmp_path / f"checkpoint-{number}", whole=False) for number in (2, 11)]
+    other = checkpoint(tmp_path / "model", whole=False)
+    assert checkpoints.last_complete(tmp_path) == newer
+    assert older.exists()
+    assert other.exists()
+    assert not any(folder.exists() for folder in cut_off)
+    assert read_json(newer / checkpoints.COMPLETE) == {"tokens": 3}
+
+
+def test_no_whole_checkpoint_is_none(tmp_path: Path) -> None:
+    assert checkpoints.last_complete(tmp_path / "nowhere") is None
+    checkpoint(tmp_path / "checkpoint-1", whole=False)
+    assert checkpoints.last_complete(tmp_path) is None
+    assert list(tmp_path.iterdir()) == []

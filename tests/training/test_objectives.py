@@ -1,0 +1,57 @@
+"""The loss of a batch: a weighted mean of means."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from toy_training import toy_model
+
+from trelm.training.objectives import batch_loss
+
+
+class Square(nn.Module):
+    """A model whose loss is its weight times the input's square."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+
+    def forward(self, value: Tensor) -> Any:
+        return SimpleNamespace(loss=self.weight * value**2)
+
+
+def test_weighted_mean_by_hand() -> None:
+    model = Square()
+    batch = {"parts": [{"value": torch.tensor(2.0)}, {"value": torch.tensor(4.0)}], "weights": [0.25, 0.75]}
+    loss = batch_loss(model, batch)
+    assert loss.shape == ()
+    assert loss.item() == 0.25 * 4 + 0.75 * 16
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert model.weight.grad is not None
+    assert model.weight.grad.item() == 13
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_each_part_counts_by_its_weight_and_not_by_its_labels(sparse: bool) -> None:
+    """One label in the one part, seven in the other: each mean is over its own labels."""
+    model = toy_model().eval()
+    model.config.sparse_prediction = sparse
+    few, many = (torch.arange(5, 5 + length).unsqueeze(0) for length in (4, 8))
+    labels = [torch.full_like(few, -100), many.clone()]
+    labels[0][0, 2] = 7
+    labels[1][0, 0] = -100
+    parts = [
+        {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": label}
+        for ids, label in zip((few, many), labels)
+    ]
+    expected = 0.0
+    for weight, part in zip((0.3, 0.7), parts):
+        logits = model(input_ids=part["input_ids"], attention_mask=part["attention_mask"]).logits[0]
+        chosen = part["labels"][0] != -100
+        expected += weight * float(functional.cross_entropy(logits[chosen], part["labels"][0][chosen]))
+    assert batch_loss(model, {"parts": parts, "weights": [0.3, 0.7]}).item() == pytest.approx(expected, rel=1e-5)
