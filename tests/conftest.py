@@ -15,6 +15,8 @@ import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM, BertTokenizer
 
+from toy import ToyRun, make_toy_run
+
 ROOT = Path(__file__).resolve().parent.parent
 
 torch.set_num_threads(1)  # pytest-xdist already fills the cores
@@ -73,6 +75,12 @@ def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
         torch.manual_seed(1)
         BertForMaskedLM(config).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def toy_run(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> ToyRun:
+    """A whole run of the tiny BERT on toy text; only to be read: the whole session shares it."""
+    return make_toy_run(tmp_path_factory.mktemp("toy"), tiny_bert)
 
 
 def tiny_vocabulary() -> list[str]:

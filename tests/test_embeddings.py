@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from trelm.corpus.ragged import Ragged
 from trelm.embeddings import (
+    LINKED,
     MAPPED,
     MAX_REPEATS,
     RANDOM,
@@ -23,6 +24,7 @@ from trelm.embeddings import (
     build_table,
     choose_lines,
     frequency_order,
+    linked_rows,
     skip_gram,
 )
 from trelm.errors import DataError, RunFolderError
@@ -219,7 +221,7 @@ def test_rows_follow_the_precedence():
     assert built.provenance.tolist() == [SPECIAL, SHARED, MAPPED, MAPPED, SHARED, RANDOM]
     np.testing.assert_array_equal(built.rows[[0, 1, 4]], SOURCE[[3, 8, 9]])
     np.testing.assert_array_equal(built.rows[2:4], mapped[2:4])
-    assert built.counts == {"special": 1, "shared": 2, "mapped": 2, "random": 1}
+    assert built.counts == {"special": 1, "linked": 0, "shared": 2, "mapped": 2, "random": 1}
     assert built.rows.dtype == np.float32
     assert np.isfinite(built.rows).all()
 
@@ -228,6 +230,38 @@ def test_shared_rows_are_mapped_where_they_are_not_copied():
     built, mapped = table(copy_shared=False)
     assert built.provenance.tolist() == [SPECIAL, MAPPED, MAPPED, MAPPED, RANDOM, RANDOM]
     np.testing.assert_array_equal(built.rows[1:4], mapped[1:4])
+
+
+def test_linked_rows_are_count_weighted_means_and_come_before_shared_ones():
+    mapped = np.zeros((6, 2), dtype=np.float32)
+    links = np.array([[2, 5], [2, 6], [1, 4], [0, 4]])
+    built = build_table(
+        mapped,
+        np.ones(6, dtype=bool),
+        SOURCE,
+        shared=np.array([[1, 8], [4, 9]]),
+        specials=np.array([[0, 3]]),
+        copy_shared=True,
+        seed=0,
+        links=links,
+        link_counts=np.array([1, 3, 7, 2], dtype=np.float32),
+    )
+    assert built.provenance.tolist() == [SPECIAL, LINKED, LINKED, MAPPED, SHARED, MAPPED]
+    np.testing.assert_allclose(built.rows[2], (SOURCE[5] + 3 * SOURCE[6]) / 4, rtol=1e-5)
+    np.testing.assert_allclose(built.rows[1], SOURCE[4], rtol=1e-5)
+    np.testing.assert_array_equal(built.rows[0], SOURCE[3])
+    assert built.counts["linked"] == 2
+
+
+def test_linked_rows_equal_a_plain_loop():
+    random = np.random.default_rng(4)
+    links = np.unique(random.integers(0, 20, (60, 2)), axis=0)
+    counts = random.random(len(links)).astype(np.float32)
+    made = linked_rows(links, counts, SOURCE)
+    for row, got in zip(np.unique(links[:, 0]), made):
+        mine = links[:, 0] == row
+        expected = (SOURCE[links[mine, 1]] * counts[mine, None]).sum(0) / counts[mine].sum()
+        np.testing.assert_allclose(got, expected, rtol=1e-5)
 
 
 def test_random_rows_have_the_source_moments_and_follow_the_seed():

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -15,13 +16,17 @@ import numpy as np
 
 from trelm import pipeline
 from trelm.config import Config, make_config, override_values
-from trelm.workspace import read_json
+from trelm.steps.context import Context
+from trelm.workspace import Run, read_json
 
 # Words that the tiny BERT's tokenizer keeps whole.
-NOUNS = "they you that this his one all their what time some them two new man who not".split()
-VERBS = "was with from are had have were can has been will would said could may make do".split()
-OTHERS = "the for her she which there more when out its about than him these then first any".split()
-SOURCE_WORDS = [*NOUNS, *VERBS, *OTHERS]
+WORDS = """
+the of and to in is was that for it he on with as by at his this be from an are had not her have they you were their she
+which one all we can has there been if more when will would who so no out up into said what its about than them some
+could him time these two may then do first any my now such like our over man me even most made after also did many off
+before must through back years where much your way well down should because each just those people how too little state
+"""
+SOURCE_WORDS = WORDS.split()
 LINES, PAIRS, EVALUATION_SENTENCES = 400, 150, 12
 
 
@@ -31,11 +36,11 @@ def translation(word: str) -> str:
 
 
 def sentences(count: int, seed: int) -> list[list[str]]:
-    """Source sentences of 6 to 12 words: other, noun, verb, and so on."""
+    """Source sentences of 8 to 14 words; a word's place modulo 3 says which third of the words it is from."""
     random = np.random.default_rng(seed)
-    kinds = (OTHERS, NOUNS, VERBS)
     return [
-        [str(random.choice(kinds[place % 3])) for place in range(int(random.integers(6, 13)))] for _ in range(count)
+        [str(random.choice(SOURCE_WORDS[place % 3 :: 3])) for place in range(int(random.integers(8, 15)))]
+        for _ in range(count)
     ]
 
 
@@ -79,8 +84,8 @@ def toy_values(data: Path, model: Path) -> dict[str, Any]:
         ],
         "budget": {"updates": 12},
         "corpus": {"held_out_lines": 20},
-        "vocabulary": {"size": 480},
-        "embeddings": {"epochs": 2, "min_links": 3, "copy_shared": True},
+        "vocabulary": {"size": 400},
+        "embeddings": {"epochs": 2, "min_links": 8, "copy_shared": True},
         "alignment": {
             "method": "parallel",
             "refinement_rounds": 1,
@@ -115,7 +120,7 @@ def toy_config(data: Path, model: Path, *overrides: str) -> Config:
 @contextmanager
 def one_core() -> Iterator[None]:
     """The steps of a run take one thread, so that sums are added in one order."""
-    with mock.patch.object(os, "sched_getaffinity", lambda _: {0}, create=True):
+    with mock.patch.object(os, "sched_getaffinity", return_value={0}, create=True):
         yield
 
 
@@ -140,6 +145,49 @@ def run_and_die(values: dict[str, Any], folder: str, moment: int) -> None:
     run_toy(make_config(values, origin="toy"), Path(folder))
 
 
+def hold_lock(folder: str, held: Any, free: Any) -> None:
+    """Work in the run folder, as far as others can see, until `free` is set."""
+    with Run(Path(folder)).lock():
+        held.set()
+        free.wait(60)
+
+
+@dataclass(frozen=True)
+class Silent:
+    """Progress that nobody hears."""
+
+    def update(self, *_: Any, **__: Any) -> None:
+        """A count."""
+
+    def note(self, text: str) -> None:
+        """A line."""
+
+
+@dataclass(frozen=True)
+class ToyRun:
+    """A finished run, only to be read: the whole session shares it."""
+
+    data: Path
+    model: Path
+    folder: Path
+    report: dict[str, Any]
+
+    def config(self, *overrides: str) -> Config:
+        """Its configuration, or one that differs by the overrides."""
+        return toy_config(self.data, self.model, *overrides)
+
+    def context(self, *overrides: str) -> Context:
+        """What the steps of this run are given, under its configuration or another."""
+        return Context(self.config(*overrides), Run(self.folder))
+
+
+def make_toy_run(folder: Path, model: Path) -> ToyRun:
+    """Write the data and do the whole run."""
+    write_toy_data(folder / "data")
+    report = run_toy(toy_config(folder / "data", model), folder / "run")
+    return ToyRun(folder / "data", model, folder / "run", report)
+
+
 def without_seconds(value: Any) -> Any:
     """A report without what no two runs share: times, and the folder that it was run in."""
     if isinstance(value, dict):
@@ -154,6 +202,6 @@ def manifests(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def stamps(folder: Path) -> dict[str, tuple[int, int]]:
-    """Time of change (ns) and size of every file below `folder`; the lock is not one of them, it is opened each time."""
+    """Time of change (ns) and size of every file below `folder` but the lock, which is opened each time."""
     files = (path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
     return {str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.stat().st_size) for path in files}

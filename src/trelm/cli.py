@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from typer.exceptions import TyperException
 
-from trelm.config import RECIPES, Config, dump_config, load_config, make_config
+from trelm.config import RECIPES, Config, dump_config, load_config, make_config, override_values
 from trelm.errors import TrelmError
 
 app = typer.Typer(
@@ -28,6 +28,8 @@ app = typer.Typer(
 )
 config_commands = typer.Typer(help="Show or check a configuration.")
 app.add_typer(config_commands, name="config")
+
+INTERRUPTED = 130
 
 ConfigPath = Annotated[Path, typer.Argument(help="YAML configuration")]
 RunFolder = Annotated[Path, typer.Argument(help="run folder")]
@@ -72,11 +74,12 @@ def plan(
 @config_commands.command("show")
 def show(
     config: Annotated[Path | None, typer.Argument(help="YAML configuration; the recipe's own defaults without")] = None,
-    recipe: Annotated[str, typer.Option(help=f"without a configuration: {', '.join(RECIPES)}")] = "recommended",
+    recipe: Annotated[str | None, typer.Option(help=f"lay it over this one: {', '.join(RECIPES)}")] = None,
     overrides: Overrides = None,
 ) -> None:
     """All settings, resolved, as YAML."""
-    typer.echo(dump_config(load_config(config, overrides or ()) if config else _example(recipe)), nl=False)
+    changes = [*([f"recipe={recipe}"] if recipe else []), *(overrides or ())]
+    typer.echo(dump_config(load_config(config, changes) if config else _example(changes)), nl=False)
 
 
 @config_commands.command("check")
@@ -169,8 +172,7 @@ def _run(command: Callable[[], Any], debug: bool) -> int:
     try:
         code = command()
     except (KeyboardInterrupt, typer.Abort):
-        sys.stderr.write("trelm: stopped; the same command goes on from here\n")
-        return 130
+        code = INTERRUPTED
     except TyperException as error:
         sys.stderr.write(f"trelm: {error.format_message().rstrip('.')}; see `{_command_of(error)} --help`\n")
         return 2
@@ -180,8 +182,11 @@ def _run(command: Callable[[], Any], debug: bool) -> int:
         if isinstance(error, TrelmError):
             sys.stderr.write(f"trelm: {error}\n")
             return 2
-        sys.stderr.write(f"trelm: a fault of the program: {type(error).__name__}: {error}; --debug shows where\n")
+        first = (str(error).splitlines() or [""])[0]
+        sys.stderr.write(f"trelm: a fault of the program: {type(error).__name__}: {first}; --debug shows where\n")
         return 1
+    if code == INTERRUPTED:  # typer, too, makes an interruption an exit code
+        sys.stderr.write("trelm: stopped; the same command goes on from here\n")
     return code if isinstance(code, int) else 0
 
 
@@ -225,17 +230,15 @@ def _load(module: str) -> Any:
     return importlib.import_module(module)
 
 
-def _example(recipe: str) -> Config:
+def _example(overrides: list[str]) -> Config:
     """A minimal configuration, to show every default of a recipe."""
-    return make_config(
-        {
-            "source": {"model": "minilm", "language": "en", "text": ["english.txt"]},
-            "target": {"language": "xx", "text": ["target.txt"]},
-            "parallel": ["pairs.tsv"],
-            "budget": {"minutes": 60},
-            "recipe": recipe,
-        }
-    )
+    values = {
+        "source": {"model": "minilm", "language": "en", "text": ["english.txt"]},
+        "target": {"language": "xx", "text": ["target.txt"]},
+        "parallel": ["pairs.tsv"],
+        "budget": {"minutes": 60},
+    }
+    return make_config(override_values(values, overrides))
 
 
 def _print_json(value: Any) -> None:

@@ -15,8 +15,8 @@ from trelm.workspace import atomic_path, write_text
 
 CARD = """\
 ---
-language: {{ languages.target | tojson }}
-base_model: {{ base_model | tojson }}
+language: {{ languages.target | string | tojson }}
+base_model: {{ base_model | string | tojson }}
 library_name: transformers
 pipeline_tag: fill-mask
 tags: [trelm, cross-lingual-transfer]
@@ -54,10 +54,10 @@ Held-out text of `{{ languages.target }}` that no training step saw; the same ma
 |---|---|
 | budget | {{ budget }} |
 | alignment of the embeddings | {{ alignment.method }} |
-| text | {% for name, count in text.items() %}{{ name }}: {{ "{:,}".format(count) }} lines\
+| text | {% for name, count in text.items() %}{{ name }}: {{ "{:,}".format(count | int) }} lines\
 {{ "; " if not loop.last }}{% endfor %} |
 | stages | {% for name, step in stages.items() %}\
-{{ name }}: {{ step.updates }} updates, {{ "{:,}".format(step.tokens) }} tokens\
+{{ name }}: {{ step.updates }} updates, {{ "{:,}".format(step.tokens | int) }} tokens\
 {{ "; " if not loop.last }}{% endfor %} |
 | seed | {{ seed }} |
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from trelm.alignment.adversarial import GameSettings
-from trelm.alignment.choice import MIN_SEEDS, AlignmentResult, Method, Normalisation, align, normalise
+from trelm.alignment.choice import MIN_SEEDS, AlignmentResult, Method, Normalisation, align, links_found, normalise
 from trelm.alignment.criterion import random_orthogonal
 from trelm.errors import ConfigError
 
@@ -174,3 +174,70 @@ def test_widths_must_be_equal() -> None:
 def test_too_few_seeds_for_the_method_asked_for(method: Method, changes: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         run(method, **changes)
+
+
+def wide_tables() -> tuple[Tensor, Tensor]:
+    g = torch.Generator().manual_seed(5)
+    Y = torch.randn(1500, WIDTH, generator=g) * torch.linspace(1.5, 0.5, WIDTH)
+    return Y @ random_orthogonal(WIDTH, g), Y
+
+
+def test_held_out_links_choose_the_map_that_finds_them() -> None:
+    X, Y = wide_tables()
+    false_friends = torch.stack([torch.arange(200), torch.arange(200).flip(0) + 300], dim=1)
+    result = align(
+        X,
+        Y,
+        method="auto",
+        identical=false_friends,
+        parallel=pairs(1000, 200),
+        parallel_weights=torch.full((1000,), 5.0),
+        settings=GAME,
+        refinement_rounds=0,
+        normalisation="none",
+        seed=1,
+    )
+    assert result.method == "parallel"
+    found = {name: account["links_found"] for name, account in result.candidates.items()}
+    assert found["parallel"] > 0.5 > found["identical"]
+    # a fifth of the links judges, so the map was made from the false friends and about four fifths of the links
+    assert 200 + 750 < result.candidates["parallel"]["seeds"] < 200 + 850
+
+
+def test_few_links_judge_nothing_and_all_of_them_are_used() -> None:
+    result = run("auto")
+    assert {account["links_found"] for account in result.candidates.values()} == {None}
+    assert result.candidates["parallel"]["seeds"] == 300
+
+
+def test_rows_that_are_spelled_alike_judge_nothing() -> None:
+    X, Y = wide_tables()
+    result = align(
+        X,
+        Y,
+        method="auto",
+        identical=pairs(1200),
+        parallel=pairs(1200),
+        parallel_weights=torch.ones(1200),
+        settings=GAME,
+        refinement_rounds=0,
+        normalisation="none",
+        seed=1,
+    )
+    assert {account["links_found"] for account in result.candidates.values()} == {None}
+    assert result.candidates["parallel"]["seeds"] == 2400
+
+
+def test_links_found_by_brute_force() -> None:
+    Y = torch.eye(6)
+    links = torch.tensor([[0, 0], [0, 1], [1, 2], [2, 2]])
+    assert links_found(Y.clone(), Y, links, k=1) == pytest.approx(2 / 3)
+    assert links_found(Y, Y, links[:0], k=1) is None
+
+
+def test_every_map_has_its_image_and_so_has_none() -> None:
+    X, _, _ = tables()
+    result = run("auto")
+    assert set(result.images) == {"parallel", "identical", "adversarial", "none"}
+    torch.testing.assert_close(result.images["none"], X)
+    torch.testing.assert_close(result.images[result.method], result.mapped)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
-from toy_training import END, MASK, PADDING, SIZE, START, UNKNOWN, VOCABULARY, as_lists, counting_text
+from toy_training import END, MASK, PADDING, SIZE, START, VOCABULARY, as_lists, counting_text
 
 from trelm.corpus.ragged import Ragged
 from trelm.errors import DataError
@@ -272,8 +272,8 @@ def test_orderings_equal_brute_force(examples: list[tuple[list[int], list[int], 
         expected.append(row + [-1] * (width - len(row)))
     _, mask = pad_with_specials([np.array(x, dtype=np.int32) for x, _, _ in examples], VOCABULARY, max_length)
     _, output_mask = pad_with_specials([np.array(y, dtype=np.int32) for _, y, _ in examples], VOCABULARY, max_length)
-    links = [np.array(links, dtype=np.int32) for _, _, links in examples]
-    assert orderings(links, mask.sum(1), output_mask).tolist() == expected
+    arrays = [np.array(links, dtype=np.int32) for _, _, links in examples]
+    assert orderings(arrays, mask.sum(1), output_mask).tolist() == expected
 
 
 def planned(updates: int = 12, seed: int = 1) -> PlannedBatches:

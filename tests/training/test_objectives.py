@@ -31,7 +31,7 @@ def test_weighted_mean_by_hand() -> None:
     loss = batch_loss(model, batch)
     assert loss.shape == ()
     assert loss.item() == 0.25 * 4 + 0.75 * 16
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     assert model.weight.grad is not None
     assert model.weight.grad.item() == 13
 
@@ -39,7 +39,8 @@ def test_weighted_mean_by_hand() -> None:
 @pytest.mark.parametrize("sparse", [False, True])
 def test_each_part_counts_by_its_weight_and_not_by_its_labels(sparse: bool) -> None:
     """One label in the one part, seven in the other: each mean is over its own labels."""
-    model = toy_model().eval()
+    model = toy_model()
+    model.train(False)
     model.config.sparse_prediction = sparse
     few, many = (torch.arange(5, 5 + length).unsqueeze(0) for length in (4, 8))
     labels = [torch.full_like(few, -100), many.clone()]
@@ -53,5 +54,5 @@ def test_each_part_counts_by_its_weight_and_not_by_its_labels(sparse: bool) -> N
     for weight, part in zip((0.3, 0.7), parts):
         logits = model(input_ids=part["input_ids"], attention_mask=part["attention_mask"]).logits[0]
         chosen = part["labels"][0] != -100
-        expected += weight * float(functional.cross_entropy(logits[chosen], part["labels"][0][chosen]))
+        expected += weight * functional.cross_entropy(logits[chosen], part["labels"][0][chosen]).item()
     assert batch_loss(model, {"parts": parts, "weights": [0.3, 0.7]}).item() == pytest.approx(expected, rel=1e-5)

@@ -12,19 +12,31 @@ from trelm.config import Config, make_config, override_values
 from trelm.corpus.cleaning import normalise
 from trelm.corpus.ragged import Ragged
 from trelm.demo.language import demo_values, write_demo_data
+from trelm.errors import RunFolderError
 from trelm.word_links.links import alignment_error_rate
-from trelm.workspace import write_json
+from trelm.workspace import atomic_path, write_json
 
 DATA = "data"
+COUNTS = "counts.json"
 RUN = "run"
 Links = frozenset[tuple[int, int]]
 
 
 def prepare(folder: Path, overrides: Sequence[str] = ()) -> Config:
-    """Write the data into `folder/data`, once, and return the configuration of the run in `folder/run`."""
-    data, done = folder / DATA, folder / DATA / "counts.json"
-    if not done.exists():
-        write_json(done, write_demo_data(data))
+    """Write the data into `folder/data`, once, and return the configuration of the run in `folder/run`.
+
+    Raises:
+        RunFolderError: `folder/data` holds something else.
+        ConfigError: an override is wrong.
+    """
+    data = folder / DATA
+    if not (data / COUNTS).exists():
+        if data.exists() and (not data.is_dir() or any(data.iterdir())):
+            raise RunFolderError(
+                f"{data}: expected data of the demonstration, found other files; choose another --run folder"
+            )
+        with atomic_path(data) as temporary:  # whole or not at all: what is there is never half of it
+            write_json(temporary / COUNTS, write_demo_data(temporary))
     return make_config(override_values(demo_values(data), overrides), origin="trelm demo")
 
 

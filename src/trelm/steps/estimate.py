@@ -20,7 +20,7 @@ from trelm.model.encoder import TrelmForMaskedLM
 from trelm.model.source import transferred_model, trelm_config
 from trelm.stages import LANGUAGE_SPECIFIC, SCRATCH, StageData, plan_updates, transfer_stages
 from trelm.steps.context import Context, parallel_sources, use_all_cores
-from trelm.steps.training import budget_in_updates, evaluation_reserve, measure, stage_settings
+from trelm.steps.training import budget_in_updates, evaluation_reserve, least_minutes, measure, stage_settings
 from trelm.training.batches import Vocabulary
 
 CHARACTERS_A_TOKEN = 4.2
@@ -152,9 +152,10 @@ def _updates(
         models = 2 if context.config.baseline.scratch else 1
         total = 60 * budget.minutes
         reserve = evaluation_reserve(total, context.config.baseline.scratch)
-        left = total - sum(preparation.values()) - reserve - (extra if models == 2 else 0)
+        fixed = sum(preparation.values()) + (extra if models == 2 else 0)
+        left = total - fixed - reserve
         if left <= 0:
-            least = (total - left) / 60 + 1
+            least = least_minutes(fixed, models == 2)
             raise BudgetError(f"budget.minutes: expected about {least:.0f} or more, found {budget.minutes:g}; raise it")
         amount = left / models
         updates = plan_updates(amount, "seconds", shares, seconds)

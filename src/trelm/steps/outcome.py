@@ -255,7 +255,7 @@ def export_to(context: Context, folder: Path) -> None:
 def describe_budget(context: Context) -> str:
     """The budget in words."""
     given = context.config.budget.model_dump(exclude_none=True)
-    return ", ".join(f"{value:g} {unit}" for unit, value in given.items())
+    return ", ".join(f"{value:,.15g} {unit}" for unit, value in given.items())
 
 
 def collect_report(context: Context, steps: Sequence[str]) -> dict[str, Any]:
@@ -272,7 +272,7 @@ def collect_report(context: Context, steps: Sequence[str]) -> dict[str, Any]:
         "unigram": evaluation["unigram"],
         "alignment": {key: value for key, value in alignment.items() if key not in ("step", "inputs", "versions")},
         "word_links": _numbers(done[WORD_LINKS]),
-        "corpus": {key: done[CORPUS][key] for key in ("inputs", "outputs")},
+        "corpus": {"inputs": done[CORPUS]["read"], "outputs": done[CORPUS]["outputs"]},
         "vocabulary": _numbers(done[VOCABULARY]),
         "steps": {name: _cost(figures) for name, figures in done.items()},
         "curves": curves,

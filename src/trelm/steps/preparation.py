@@ -58,7 +58,7 @@ SAMPLE_LINES = 2_000
 def prepare_corpus(context: Context, folder: Path, tell: StepProgress) -> Figures:
     """Clean, deduplicate, hold out."""
     config = context.config
-    return prepare(
+    counts = prepare(
         folder,
         source_text=config.source.text,
         target_text=config.target.text,
@@ -68,6 +68,8 @@ def prepare_corpus(context: Context, folder: Path, tell: StepProgress) -> Figure
         on_progress=lambda lines: tell.update(lines, unit="lines"),
         **config.corpus.model_dump(),
     )
+    # `inputs` in a manifest is the digest that says what the step was done for
+    return {"read": counts.pop("inputs"), **counts}
 
 
 def evaluation_sentences(tasks: Iterable[EvaluationConfig]) -> Iterator[str]:
@@ -178,13 +180,14 @@ def align_embeddings(context: Context, folder: Path, tell: StepProgress) -> Figu
     rows, source_rows = frequency_order(vectors.counts), _source_order(context, vectors)
     source_table = context.source.table
     seeds, weights = _parallel_seeds(context)
+    parallel, seeds_kept = _renumbered(seeds, rows, source_rows)
     result = align(
         torch.from_numpy(vectors.vectors[rows]),
         source_table[torch.from_numpy(source_rows)],
         method=settings.method,
         identical=_renumbered(shared_entries(context.tokenizer, context.source.tokenizer), rows, source_rows)[0],
-        parallel=_renumbered(seeds, rows, source_rows)[0],
-        parallel_weights=torch.from_numpy(weights)[_renumbered(seeds, rows, source_rows)[1]],
+        parallel=parallel,
+        parallel_weights=torch.from_numpy(weights)[seeds_kept].log1p(),  # plain counts leave the word to commas
         settings=_game_settings(context),
         refinement_rounds=settings.refinement_rounds,
         refinement_entries=settings.refinement_entries,
@@ -206,7 +209,7 @@ def align_embeddings(context: Context, folder: Path, tell: StepProgress) -> Figu
 
 
 def build_models(context: Context, folder: Path, tell: StepProgress) -> Figures:
-    """METHOD section 4: the transferred model before training, and the same architecture with random weights."""
+    """METHOD section 4: the transferred model before training; for the baseline, the same with random weights."""
     config, vectors = context.config, SubwordVectors.load(context.folder(EMBEDDINGS))
     aligned = load_file(context.folder(ALIGNMENT) / "alignment.safetensors")
     links, link_counts = _links_of_target_entries(context, config.embeddings.min_links)
@@ -233,7 +236,8 @@ def build_models(context: Context, folder: Path, tell: StepProgress) -> Figures:
     model = transferred_model(settings, context.source, torch.from_numpy(table.rows), config.seed)
     with writing(folder):
         model.save_pretrained(str(folder / "start"))
-        scratch_model(settings, config.seed).save_pretrained(str(folder / "random"))
+        if config.baseline.scratch:
+            scratch_model(settings, config.seed).save_pretrained(str(folder / "random"))
     return {
         "parameters": model.num_parameters(),
         "layers": context.source.config.num_hidden_layers,

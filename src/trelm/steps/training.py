@@ -86,7 +86,7 @@ def plan_training(context: Context, folder: Path, tell: StepProgress) -> Figures
         "per_update": per_update,
         "device": context.device,
         "precision": context.precision,
-        "baseline_rule": _baseline_rule(unit, extra),
+        "baseline_rule": _baseline_rule(context.config.baseline.scratch, unit, extra),
     }
 
 
@@ -231,9 +231,10 @@ def _seconds_for_transfer(context: Context, total: float, preparation: float, ex
     """
     models = 2 if context.config.baseline.scratch else 1
     reserve = evaluation_reserve(total, models == 2)
-    left = total - preparation - reserve - (extra if models == 2 else 0)
+    fixed = preparation + (extra if models == 2 else 0)
+    left = total - fixed - reserve
     if left <= 0:
-        least = (preparation + reserve + extra) / 60 + 1
+        least = least_minutes(fixed, models == 2)
         raise BudgetError(
             f"budget.minutes: expected at least {least:.0f} (preparation took {preparation:.0f} s, evaluation needs "
             f"about {reserve:.0f} s), found {total / 60:g}; raise it with --set budget.minutes={least:.0f} in a new run"
@@ -246,6 +247,11 @@ def evaluation_reserve(total: float, baseline: bool) -> float:
     return EVALUATION_SECONDS + EVALUATION_SHARE * total + STAGE_SECONDS * (len(STAGE_FOLDERS) + baseline)
 
 
+def least_minutes(fixed: float, baseline: bool) -> float:
+    """The budget that leaves a minute for training besides `fixed` seconds and the reserve, which grows with it."""
+    return (fixed + evaluation_reserve(0, baseline)) / (1 - EVALUATION_SHARE) / 60 + 1
+
+
 def _seconds_of(context: Context, steps: tuple[str, ...]) -> float:
     return sum(float(context.figures(step)["seconds"]) for step in steps)
 
@@ -254,7 +260,9 @@ def _seconds_of_preparation(context: Context) -> float:
     return _seconds_of(context, ("corpus", "vocabulary", "tokens", *ONLY_FOR_TRANSFER, "model"))
 
 
-def _baseline_rule(unit: Unit, extra: float) -> str:
+def _baseline_rule(baseline: bool, unit: Unit, extra: float) -> str:
+    if not baseline:
+        return "No from-scratch model was trained."
     if unit != "seconds":
         return f"The from-scratch model trains on as many {unit} as all stages of the transferred model together."
     return (
