@@ -1,5 +1,5 @@
 # Works from a clean checkout; needs Python 3.11 or later, make and a C compiler. Everything is installed in .venv.
-#   make test ARGS="-k csls"      make demo ARGS="--seed 2"      make test PYTHON=/opt/python/bin/python3.12
+#   make test ARGS="-k csls"      make demo ARGS="--set seed=2"      make test PYTHON=/opt/python/bin/python3.12
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check format clean

@@ -20,6 +20,7 @@ from toy import ToyRun
 from trelm import cli, pipeline
 from trelm.config import RECIPES, make_config
 from trelm.report.schema import read_report
+from trelm.training import trainer
 
 COMMANDS = [
     *((name,) for name in ("transfer", "plan", "evaluate", "report", "export", "doctor", "demo", "config")),
@@ -342,50 +343,50 @@ def test_an_interruption_is_130(trelm: Terminal, toy: Path, monkeypatch: pytest.
     assert (answer.code, answer.err) == (130, "trelm: stopped; the same command goes on from here\n")
 
 
-def test_a_run_that_is_stopped_by_a_signal_goes_on(trelm: Terminal, toy: Path) -> None:
-    """So many updates that the signal comes in the middle of the first stage; twice, in two ways."""
+def test_a_run_that_is_stopped_by_a_signal_goes_on(trelm: Terminal, toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGTERM to a process in the middle of a stage, Ctrl-C at the fifth update of the next try, then to the end."""
     run = toy.parent / "run"
-    call = [
-        "transfer",
-        str(toy),
-        "--run",
-        str(run),
-        "--set",
-        "budget.updates=900",
-        "--set",
-        "training.checkpoint_minutes=1",
-    ]
-    for number in (signal.SIGTERM, signal.SIGINT):
-        with _started(call) as process:
-            assert process.stderr is not None
-            said = []
-            for line in process.stderr:
-                said.append(line)
-                if "1-commonality" in line:
-                    process.send_signal(number)
-                    break
-            said += process.stderr.readlines()
-            assert process.wait(timeout=60) == 130, said
-        assert said[-1] == "trelm: stopped; the same command goes on from here\n"
-        assert not any("Traceback" in line for line in said)
+    call = ["transfer", str(toy), "--run", str(run), "--set", "budget.updates=900"]
+    call += ["--set", "training.checkpoint_minutes=1"]
+    code, said = _stopped_in_training(call, signal.SIGTERM)
+    assert (code, said[-1]) == (130, "trelm: stopped; the same command goes on from here\n")
+    assert not any("Traceback" in line for line in said)
+
+    updates, batch_loss = 0, trainer.batch_loss
+
+    def interrupt(*arguments: Any) -> Any:
+        nonlocal updates
+        updates += 1
+        if updates == 5:
+            signal.raise_signal(signal.SIGINT)
+        return batch_loss(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "batch_loss", interrupt)
+        answer = trelm(*call)
+    assert (answer.code, updates) == (130, 5)
+    assert answer.err.endswith("trelm: stopped; the same command goes on from here\n")
+
     answer = trelm(*call, "--until", "commonality", "--json")
     assert answer.code == 0
     assert json.loads(answer.out)["updates"] == 150
     assert "[8/16] plan: done before" in answer.err.splitlines()
-    assert not list(run.rglob(".*.part"))
+    assert not list(run.rglob("*.part"))
 
 
-def _started(call: list[str]) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+def _stopped_in_training(call: list[str], number: signal.Signals) -> tuple[int, list[str]]:
+    """Run `trelm` in a process of its own and send it the signal when the first stage begins; its code and words."""
+    with subprocess.Popen(
         [sys.executable, "-m", "trelm", *call],
-        stdout=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-        preexec_fn=_stay_on_one_core,
-    )
-
-
-def _stay_on_one_core() -> None:
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    ) as process:
+        assert process.stderr is not None
+        said = []
+        for line in process.stderr:
+            said.append(line)
+            if "1-commonality" in line and "stopped" not in line:
+                process.send_signal(number)
+        return process.wait(timeout=60), said

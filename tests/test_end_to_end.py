@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import pipeline as hugging_face_pipeline
 
-from toy import manifests, stamps
+from toy import manifests, run_toy, stamps
 from trelm import pipeline
 from trelm.config import Config, make_config
 from trelm.workspace import read_json
@@ -58,13 +58,10 @@ def real_run(
     """The folder of a finished run and its report."""
     assert minilm_folder.is_dir()
     folder = tmp_path_factory.mktemp("end-to-end") / "run"
-    threads = torch.get_num_threads()
-    report = pipeline.transfer(real_config(data_folder), folder, quiet=True)
-    torch.set_num_threads(threads)
-    return folder, report
+    return folder, run_toy(real_config(data_folder), folder)
 
 
-def test_the_report_has_the_names_that_others_rely_on(real_run: tuple[Path, dict[str, Any]]) -> None:
+def test_the_report_has_the_names_that_others_rely_on(real_run: tuple[Path, dict[str, Any]], data_folder: Path) -> None:
     folder, report = real_run
     for model in ("start", "transferred", "scratch"):
         scores = report["models"][model]
@@ -75,7 +72,7 @@ def test_the_report_has_the_names_that_others_rely_on(real_run: tuple[Path, dict
     assert report["alignment"]["method"] == "parallel"
     assert report["alignment"]["precision_at_1"] >= 0
     assert report["export"]["path"] == str(folder / "export")
-    assert list(report["steps"]) == [step.name for step in pipeline.steps(real_config(Path("/")))]
+    assert list(report["steps"]) == [step.name for step in pipeline.steps(real_config(data_folder))]
     assert all(cost.keys() >= {"seconds", "tokens", "flops"} for cost in report["steps"].values())
     assert read_json(folder / "report.json") == report
     assert (folder / "report.html").stat().st_size > 0
@@ -111,5 +108,5 @@ def test_the_export_fills_a_mask(real_run: tuple[Path, dict[str, Any]]) -> None:
 def test_running_again_does_nothing(real_run: tuple[Path, dict[str, Any]], data_folder: Path) -> None:
     folder, report = real_run
     before = {name: stamp for name, stamp in stamps(folder).items() if "/" in name}
-    assert pipeline.transfer(real_config(data_folder), folder, quiet=True) == report
+    assert run_toy(real_config(data_folder), folder) == report
     assert {name: stamp for name, stamp in stamps(folder).items() if "/" in name} == before

@@ -206,6 +206,7 @@ def test_a_broken_off_step_is_done_again_from_a_clean_folder(toy_run: ToyRun, tm
     assert not (run.folder / "evaluation" / "left-over.txt").exists()
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_a_run_goes_on_to_the_same_model(toy_run: ToyRun, tmp_path: Path) -> None:
     folder, processes = tmp_path / "run", multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["trelm.pipeline"])

@@ -168,23 +168,30 @@ class Run:
                     f"({_first_difference(path.read_text(encoding='utf-8'), config_text)}); choose another --run folder"
                 )
             return
-        if self.folder.exists() and not self.folder.is_dir():
-            raise RunFolderError(f"{self.folder}: expected a folder, found a file; choose another --run folder")
-        if self.folder.exists() and any(entry.name != LOCK for entry in self.folder.iterdir()):
-            raise RunFolderError(
-                f"{self.folder}: expected an empty folder or a run, found other files; choose another --run folder"
-            )
+        self._refuse_foreign()
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
         write_text(path, config_text)
+
+    def _refuse_foreign(self) -> None:
+        """Raises RunFolderError where the folder is no run and not empty; nothing in it is touched."""
+        if not self.folder.exists() or (self.folder / CONFIG).exists():
+            return
+        if not self.folder.is_dir():
+            raise RunFolderError(f"{self.folder}: expected a folder, found a file; choose another --run folder")
+        if any(entry.name != LOCK for entry in self.folder.iterdir()):
+            raise RunFolderError(
+                f"{self.folder}: expected an empty folder or a run, found other files; choose another --run folder"
+            )
 
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Keep a second process out of the folder; the lock goes with the process, however it ends.
 
         Raises:
-            RunFolderError: another process works in the folder.
+            RunFolderError: another process works in the folder, or it is no run and not empty.
         """
+        self._refuse_foreign()
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             handle = (self.folder / LOCK).open("w")

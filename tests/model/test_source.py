@@ -114,15 +114,27 @@ def test_the_seed_fixes_a_fresh_pooler(rough_bert: Path) -> None:
     assert not same_weights(one, other)
 
 
-def test_global_random_state_and_verbosity_are_left_alone(source: SourceEncoder, rough_bert: Path) -> None:
+def test_the_global_random_state_is_left_alone(source: SourceEncoder, rough_bert: Path) -> None:
     torch.manual_seed(7)
     expected = torch.rand(1)
     torch.manual_seed(7)
-    verbosity = transformers_logging.get_verbosity()
     load_source(str(rough_bert))
     transferred(source)
     assert torch.equal(torch.rand(1), expected)
-    assert transformers_logging.get_verbosity() == verbosity
+
+
+def test_the_verbosity_of_transformers_is_left_alone(rough_bert: Path, damaged: Path) -> None:
+    before = transformers_logging.get_verbosity()
+    try:
+        for wanted in (transformers_logging.CRITICAL, transformers_logging.WARNING):
+            transformers_logging.set_verbosity(wanted)
+            load_source(str(rough_bert))
+            assert transformers_logging.get_verbosity() == wanted
+            (damaged / "model.safetensors").write_bytes(b"")
+            refusal(damaged)
+            assert transformers_logging.get_verbosity() == wanted
+    finally:
+        transformers_logging.set_verbosity(before)
 
 
 def test_a_transferred_model_is_the_source_around_the_new_table(source: SourceEncoder) -> None:
