@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from trelm.progress import Progress, duration, quantity
+from trelm.progress import Progress, quantity
 
 
 class Terminal(io.StringIO):
@@ -31,22 +31,6 @@ def fail_in_step(progress: Progress, clock: Clock, error: BaseException) -> None
     with progress, progress.step("training"):
         clock.now += 7
         raise error
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0, "0 s"),
-        (-1, "0 s"),
-        (41.4, "41 s"),
-        (59.6, "1 min 00 s"),
-        (185, "3 min 05 s"),
-        (3599.7, "1 h 00 min"),
-        (3900, "1 h 05 min"),
-    ],
-)
-def test_duration(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
 
 
 @pytest.mark.parametrize(("value", "text"), [(1234, "1,234"), (0.5123, "0.512"), (12.34, "12.3"), (1234.5, "1,234")])
@@ -117,7 +101,7 @@ class TestPlainLines:
         stream = io.StringIO()
         with pytest.raises(KeyboardInterrupt):
             fail_in_step(Progress(2, stream=stream, clock=clock), clock, KeyboardInterrupt())
-        assert stream.getvalue().endswith("[1/2] training: stopped after 7 s\n")
+        assert stream.getvalue().endswith("[1/2] training: stopped after 7.0 s\n")
 
 
 def test_quiet_says_nothing(clock: Clock) -> None:
@@ -155,8 +139,8 @@ class TestTerminal:
         written = stream.getvalue()
         assert "[1/3] corpus: done before" in written
         assert f"[2/3] {name}: [kept] 7" in written
-        assert f"[2/3] {name}: done in 5 s" in written
-        assert "[3/3] export: done in 0 s" in written
+        assert f"[2/3] {name}: done in 5.0 s" in written
+        assert "[3/3] export: done in 0.0 s" in written
 
     def test_the_live_line_tells_rate_loss_and_time_left(self, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("COLUMNS", "120")
@@ -166,7 +150,7 @@ class TestTerminal:
             step.update(0, 1000, "tokens")
             clock.now += 5
             step.update(500, 1000, "tokens", loss=0.25)
-        assert "500/1,000 tokens, 5 s left, 100 tokens/s, loss 0.25" in stream.getvalue()
+        assert "500/1,000 tokens, 5.0 s left, 100 tokens/s, loss 0.25" in stream.getvalue()
 
     def test_the_cursor_comes_back_after_an_error(self, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("TERM", "xterm")
@@ -175,4 +159,4 @@ class TestTerminal:
             fail_in_step(Progress(1, stream=stream, clock=clock), clock, ValueError("broken"))
         written = stream.getvalue()
         assert written.rfind("\x1b[?25h") > written.rfind("\x1b[?25l")
-        assert "[1/1] training: stopped after 7 s" in written
+        assert "[1/1] training: stopped after 7.0 s" in written

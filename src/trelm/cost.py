@@ -208,7 +208,8 @@ def split_budget(total: float, shares: Mapping[str, float]) -> dict[str, float]:
 
 
 def human_seconds(seconds: float) -> str:
-    """`0.4 s`, `45 s`, `12 min 30 s`, `1 h 05 min`, `3 d 04 h`."""
+    """`0.4 s`, `45 s`, `12 min 30 s`, `1 h 05 min`, `3 d 04 h`; never less than nothing."""
+    seconds = max(0.0, seconds)
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)

@@ -16,22 +16,14 @@ from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Column
 
+from trelm.cost import human_seconds
+
 INTERVAL = 10.0
 """Seconds between two plain lines of one step."""
 WIDE = 100
 """Columns of a terminal from which on there is room for a bar."""
 
 Clock = Callable[[], float]
-
-
-def duration(seconds: float) -> str:
-    """A time span in words: `41 s`, `3 min 05 s`, `1 h 05 min`."""
-    whole = max(0, round(seconds))
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def quantity(value: float) -> str:
@@ -63,7 +55,7 @@ def _describe(done: float, total: float | None, unit: str, rate: float | None, f
     count = quantity(done) if total is None else f"{quantity(done)}/{quantity(total)}"
     parts = [f"{count} {unit}".strip()]
     if rate is not None and total is not None and total > done:
-        parts.append(f"{duration((total - done) / rate)} left")
+        parts.append(f"{human_seconds((total - done) / rate)} left")
     if rate is not None:
         parts.append(f"{quantity(rate)} {unit}/s" if unit else f"{quantity(rate)} a second")
     return ", ".join([*parts, *(f"{name.replace('_', ' ')} {quantity(value)}" for name, value in figures.items())])
@@ -215,7 +207,7 @@ class Progress:
             ending = "done in"
         finally:
             self._voice.end()
-            self._voice.line(f"{label}: {ending} {duration(self._clock() - start)}")
+            self._voice.line(f"{label}: {ending} {human_seconds(self._clock() - start)}")
 
     def skip(self, name: str) -> None:
         """A step that an earlier run of the command has done."""

@@ -9,9 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trelm.demo import language as demo
 from trelm.config import make_config
-from trelm.demo.language import Transformed, demo_values, english_sentences, is_prose, respell, transform, write_demo_data
+from trelm.demo import language as demo
+from trelm.demo.language import (
+    Transformed,
+    demo_values,
+    english_sentences,
+    is_prose,
+    respell,
+    transform,
+    write_demo_data,
+)
 from trelm.errors import DiskError
 
 FILES = ["dictionary.tsv", "parallel-links.tsv", "parallel.tsv", "source.txt", "target.txt"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 import re
 import shutil
 from pathlib import Path
@@ -126,7 +127,7 @@ def test_the_global_random_state_is_left_alone(source: SourceEncoder, rough_bert
 def test_the_verbosity_of_transformers_is_left_alone(rough_bert: Path, damaged: Path) -> None:
     before = transformers_logging.get_verbosity()
     try:
-        for wanted in (transformers_logging.CRITICAL, transformers_logging.WARNING):
+        for wanted in (logging.CRITICAL, logging.WARNING):
             transformers_logging.set_verbosity(wanted)
             load_source(str(rough_bert))
             assert transformers_logging.get_verbosity() == wanted

@@ -66,6 +66,13 @@ def source_path(name: str) -> str:
     return str(importlib.import_module(MINILM_PACKAGE).get_model_path())
 
 
+def public_name(name: str) -> str:
+    """What `source.model` is called elsewhere: a Hub id stays, a folder's path on this machine becomes its name."""
+    if name == MINILM:
+        return MINILM_ON_HUB
+    return Path(name).resolve().name if Path(name).is_dir() else name
+
+
 def load_source(
     name: str, *, revision: str | None = None, trust_remote_code: bool = False, seed: int = 1
 ) -> SourceEncoder:

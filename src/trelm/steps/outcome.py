@@ -21,6 +21,7 @@ from trelm.evaluation.intrinsic import masked_text_scores, unigram_bits_per_char
 from trelm.evaluation.units import split_units
 from trelm.export import export_model
 from trelm.model.encoder import TrelmForMaskedLM
+from trelm.model.source import public_name
 from trelm.progress import StepProgress
 from trelm.stages import COMBINATION, LANGUAGE_SPECIFIC, SCRATCH, START, TRANSFER_LOWER, TRANSFER_UPPER
 from trelm.steps.context import (
@@ -236,7 +237,7 @@ def export_to(context: Context, folder: Path) -> None:
     evaluation, plan = context.figures(EVALUATION), context.figures(PLAN)
     card = {
         "languages": dict(zip(("source", "target"), context.languages)),
-        "base_model": context.config.source.model,
+        "base_model": public_name(context.config.source.model),
         "models": {
             name: evaluation["models"][name] for name in ("transferred", "scratch") if name in evaluation["models"]
         },
