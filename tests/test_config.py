@@ -18,6 +18,7 @@ from trelm.config import (
     Section,
     dump_config,
     load_config,
+    load_tasks,
     make_config,
     read_yaml,
     recipe_values,
@@ -282,6 +283,18 @@ def test_a_budget_is_of_exactly_one_kind(budget: dict[str, Any], given_words: st
     words = rf"budget: give exactly one of minutes, tokens, updates \(given: {given_words}\)"
     with pytest.raises(ConfigError, match=words):
         make_config(minimal(budget=budget))
+
+
+def test_evaluation_sets_have_names_of_their_own(file: Path) -> None:
+    twice = "evaluation: [{task: text, test: a.txt}, {task: text, test: b.txt}]\n"
+    words = "two evaluation sets are called 'text'; give each its own name"
+    assert refusal(file, MINIMAL + twice) == f"{file}: config: {words}"
+    file.write_text(twice, encoding="utf-8")
+    with pytest.raises(ConfigError, match=words):
+        load_tasks(file)
+    named = twice.replace("b.txt", "b.txt, name: other")
+    file.write_text(named, encoding="utf-8")
+    assert [task.label for task in load_tasks(file)] == ["text", "other"]
 
 
 def test_the_two_languages_differ() -> None:

@@ -345,3 +345,11 @@ def test_a_lock_that_cannot_be_made_is_said(tmp_path: Path, monkeypatch: pytest.
         Run(tmp_path / "id").lock(),
     ):
         pass
+
+
+def test_figures_may_not_take_the_keys_of_the_manifest(tmp_path: Path) -> None:
+    step = Run(tmp_path).step("corpus")
+    step.begin("digest")
+    with pytest.raises(ValueError, match=r"step corpus: \['inputs'\] are the manifest's own keys"):
+        step.finish("digest", {"inputs": 3})
+    assert step.manifest() is None

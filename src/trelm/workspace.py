@@ -139,8 +139,15 @@ class Step:
         write_text(mark, inputs)
 
     def finish(self, inputs: str, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Write the manifest: from now on the step is done."""
-        manifest = {"step": self.name, "inputs": inputs, **values}
+        """Write the manifest: from now on the step is done.
+
+        Raises:
+            ValueError: `values` has a key that is the manifest's own.
+        """
+        own = {"step": self.name, "inputs": inputs}
+        if own.keys() & values.keys():
+            raise ValueError(f"step {self.name}: {sorted(own.keys() & values.keys())} are the manifest's own keys")
+        manifest = {**own, **values}
         write_json(self.manifest_path, manifest)
         return manifest
 

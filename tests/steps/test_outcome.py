@@ -271,3 +271,11 @@ def test_the_report_is_collected_from_the_manifests(toy_run: ToyRun) -> None:
 def test_the_report_of_an_unfinished_run_is_refused(toy_run: ToyRun, tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match="step 'corpus' is not done"):
         outcome.collect_report(Context(toy_run.config(), Run(tmp_path)), ["corpus"])
+
+
+def test_a_checkpoint_without_its_head_is_not_scored(minilm_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("Satu dua tiga.\n", encoding="utf-8")
+    task = EvaluationConfig(task="text", test=(str(tmp_path / "text.txt"),))
+    words = r"expected a masked language model, found a checkpoint without 'cls\.predictions.*give a checkpoint with"
+    with pytest.raises(ConfigError, match=words):
+        outcome.score_model(str(minilm_folder), [task])

@@ -58,6 +58,11 @@ class EvaluationConfig(Section):
     dev: tuple[str, ...] = Field((), description="files that it is chosen on")
     test: tuple[str, ...] = Field((), description="files that it is scored on")
 
+    @property
+    def label(self) -> str:
+        """The set's name in reports."""
+        return self.name or self.task
+
     @field_validator("train", "dev", "test", mode="before")
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
@@ -220,10 +225,23 @@ class Config(Section):
     def _two_languages(self) -> Config:
         if self.source.language == self.target.language:
             raise ValueError(f"source.language and target.language are both '{self.source.language}'")
+        _require_distinct(self.evaluation)
         return self
+
+
+def _require_distinct(tasks: tuple[EvaluationConfig, ...]) -> None:
+    labels = [task.label for task in tasks]
+    twice = [label for label in labels if labels.count(label) > 1]
+    if twice:
+        raise ValueError(f"two evaluation sets are called '{twice[0]}'; give each its own name")
 
 
 class TasksConfig(Section):
     """A file of evaluation sets."""
 
     evaluation: tuple[EvaluationConfig, ...] = ()
+
+    @model_validator(mode="after")
+    def _distinct(self) -> TasksConfig:
+        _require_distinct(self.evaluation)
+        return self

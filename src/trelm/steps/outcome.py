@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModelForMaskedLM, AutoTokenizer
+from safetensors import SafetensorError
+from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from trelm.config import EvaluationConfig, dump_config
 from trelm.corpus.ragged import Ragged
@@ -91,20 +92,16 @@ def score_model(model: str, tasks: Sequence[EvaluationConfig]) -> dict[str, Figu
     """Scores of any masked language model, ours or not, on each evaluation set that has sentences.
 
     Raises:
-        ConfigError: no model there, or a task that takes two languages' tables and so a whole run.
+        ConfigError: no masked language model there, or a task that takes two languages' tables and so a whole run.
     """
-    unfit = [task.name or task.task for task in tasks if task.task == "translation"]
+    unfit = [task.label for task in tasks if task.task == "translation"]
     if unfit:
         raise ConfigError(f"evaluation '{unfit[0]}': translation needs the two tables of a run; see the run's report")
-    try:
-        loaded, tokenizer = AutoModelForMaskedLM.from_pretrained(model), AutoTokenizer.from_pretrained(model)
-    except (OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0][:200]
-        raise ConfigError(f"{model}: expected a model folder or a reachable Hub id, found none ({first})") from None
+    loaded, tokenizer = _load_masked_lm(model)
     use_all_cores()
     length = getattr(loaded.config, "max_position_embeddings", None) or 512
     return {
-        task.name or task.task: masked_text_scores(
+        task.label: masked_text_scores(
             loaded,
             tokenizer,
             task_lines(task),
@@ -117,10 +114,27 @@ def score_model(model: str, tasks: Sequence[EvaluationConfig]) -> dict[str, Figu
     }
 
 
+def _load_masked_lm(name: str) -> tuple[Any, PreTrainedTokenizerBase]:
+    """A whole masked language model and its tokenizer."""
+    try:
+        model, info = AutoModelForMaskedLM.from_pretrained(name, output_loading_info=True)
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError, SafetensorError) as error:
+        first = str(error).strip().splitlines()[0][:200]
+        raise ConfigError(f"{name}: expected a model folder or a reachable Hub id, found none ({first})") from None
+    if info["missing_keys"]:
+        missing = sorted(info["missing_keys"])[0]
+        raise ConfigError(
+            f"{name}: expected a masked language model, found a checkpoint without '{missing}'; "
+            "it would fill masks at random: give a checkpoint with its head"
+        )
+    return model, tokenizer
+
+
 def _task_scores(context: Context, model: TrelmForMaskedLM) -> Figures:
     """Bits per character on the test sentences of each evaluation set that has sentences."""
     tasks = [task for task in context.config.evaluation if task.task != "translation" and task.test]
-    scores = {task.name or task.task: score_text(context, model, task_lines(task)) for task in tasks}
+    scores = {task.label: score_text(context, model, task_lines(task)) for task in tasks}
     return {"tasks": scores} if scores else {}
 
 

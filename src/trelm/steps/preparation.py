@@ -144,7 +144,8 @@ def link_words(context: Context, folder: Path, tell: StepProgress) -> Figures:
     for name, ragged in (("source-of-target", links.source_of_target), ("target-of-source", links.target_of_source)):
         _part(ragged, 0, pairs).save(folder, name)
         _part(ragged, pairs, len(ragged)).save(folder, f"{name}-held-out")
-    return {**links.statistics, "unit": settings.unit}
+    figures = {name: value for name, value in links.statistics.items() if name != "seconds"}  # the step has its own
+    return {**figures, "unit": settings.unit}
 
 
 _SIDES = ("source", "target")
