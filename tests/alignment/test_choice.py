@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from trelm.alignment import choice
 from trelm.alignment.adversarial import GameSettings
 from trelm.alignment.choice import MIN_SEEDS, AlignmentResult, Method, Normalisation, align, links_found, normalise
 from trelm.alignment.criterion import random_orthogonal
@@ -226,6 +227,30 @@ def test_rows_that_are_spelled_alike_judge_nothing() -> None:
     )
     assert {account["links_found"] for account in result.candidates.values()} == {None}
     assert result.candidates["parallel"]["seeds"] == 2400
+
+
+def test_a_refinement_that_loses_links_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    X, Y = wide_tables()
+    spoiled = random_orthogonal(WIDTH, torch.Generator().manual_seed(9))
+    history = [{"round": 0, "criterion": 0.2, "dictionary": 0}, {"round": 1, "criterion": 0.9, "dictionary": 5}]
+    monkeypatch.setattr(choice, "refine", lambda X, Y, W, **_: (spoiled, history))
+    options: dict[str, Any] = {
+        "method": "parallel",
+        "identical": pairs(0),
+        "settings": GAME,
+        "refinement_rounds": 1,
+        "normalisation": "none",
+        "seed": 1,
+    }
+    result = align(X, Y, parallel=pairs(1000), parallel_weights=torch.ones(1000), **options)
+    account = result.candidates["parallel"]
+    assert not account["refinement_kept"]
+    assert account["links_found"] == account["links_found_before"] > 0.9 > account["links_found_after"]
+    assert result.criterion == account["criterion"] == 0.2
+    torch.testing.assert_close(X @ result.mapping.T, Y, atol=1e-4, rtol=0)
+    without_judges = align(X, Y, parallel=pairs(150), parallel_weights=torch.ones(150), **options)
+    assert without_judges.candidates["parallel"]["refinement_kept"]
+    torch.testing.assert_close(without_judges.mapping, spoiled)
 
 
 def test_links_found_by_brute_force() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tiny_models import bert_config, roughen, save_rough_bert
 from transformers import BertForMaskedLM, BertModel, BertTokenizer, GPT2Config
 from transformers.utils import logging as transformers_logging
@@ -22,6 +23,7 @@ from trelm.model.source import (
     MINILM_PACKAGE,
     SourceEncoder,
     load_source,
+    public_name,
     scratch_model,
     source_path,
     transferred_model,
@@ -274,3 +276,18 @@ def test_the_tokenizer_of_another_model_is_refused(damaged: Path) -> None:
     words |= {f"w{number}": number for number in range(5, 201)}
     BertTokenizer(vocab=words).save_pretrained(damaged)
     assert "table of 200 embeddings, found one of 201 entries" in refusal(damaged)
+
+
+def test_pickled_weights_are_never_opened(damaged: Path) -> None:
+    weights = load_file(damaged / "model.safetensors")
+    (damaged / "model.safetensors").unlink()
+    torch.save(weights, damaged / "pytorch_model.bin")
+    with pytest.raises(ConfigError, match=r"expected a model folder or a reachable Hub id, found none that loads"):
+        load_source(str(damaged))
+
+
+def test_public_names(tmp_path: Path) -> None:
+    assert public_name("minilm") == "sentence-transformers/all-MiniLM-L6-v2"
+    assert public_name("google-bert/bert-base-cased") == "google-bert/bert-base-cased"
+    (tmp_path / "mine").mkdir()
+    assert public_name(str(tmp_path / "mine")) == "mine"

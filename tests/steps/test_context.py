@@ -129,8 +129,13 @@ def test_transformers_is_quiet_only_for_the_time_being() -> None:
 def test_all_cores_are_those_that_the_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
     threads = torch.get_num_threads()
     try:
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
         monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 3}, raising=False)
         assert use_all_cores() == 2 == torch.get_num_threads()
+        for wanted, given in (("1", 1), ("9", 2), ("0", 2), ("", 2), ("many", 2)):
+            monkeypatch.setenv("OMP_NUM_THREADS", wanted)
+            assert use_all_cores() == given == torch.get_num_threads()
+        monkeypatch.delenv("OMP_NUM_THREADS")
         monkeypatch.delattr(os, "sched_getaffinity")
         monkeypatch.setattr(os, "cpu_count", lambda: 3)
         assert use_all_cores() == 3 == torch.get_num_threads()

@@ -43,10 +43,12 @@ class AlignmentResult:
         mapped: [n, d], the rows of `X` in the space of `Y` as it came.
         images: the same for each method that ran, and for `none`: no map but the identity.
         criterion: of `mapping`, without labels.
-        candidates: for each method that ran: criterion_before and criterion_after (the refinement), seconds,
-            collapsed (the game says so, or criterion_after does not beat null_criterion),
-            null_criterion (of random rotations, refined likewise), seeds (pairs it started from), refinement
-            (criterion and dictionary size of each round), game (one entry an epoch; empty for other methods).
+        candidates: for each method that ran: criterion (of the map that was kept), criterion_before and
+            criterion_after (the refinement), links_found (share of held-out links found again, None without links) with
+            links_found_before and links_found_after, refinement_kept, collapsed (the game says so, or criterion_after
+            does not beat null_criterion), null_criterion (of random rotations, refined likewise), seeds (pairs it
+            started from), seconds, refinement (criterion and dictionary size of each round), game (one entry an epoch;
+            empty for other methods).
     """
 
     mapping: Tensor
@@ -112,22 +114,20 @@ def align(
     trained, held_out = _split_links(parallel, parallel_weights, identical, seed)
     seeds = _seeds(identical, *trained)
     rounds = 0 if method == "none" else refinement_rounds
-    runner = _Runner(source.rows, target.rows, settings, rounds, refinement_entries, seed, on_progress)
+    runner = _Runner(source.rows, target.rows, settings, rounds, refinement_entries, held_out, seed, on_progress)
     null = runner.null_criterion()
     maps = {name: runner.run(name, seeds[name], null) for name in _methods(method, len(identical), len(parallel))}
     candidates = {name: account for name, (_, account) in maps.items()}
-    for found, account in maps.values():
-        account["links_found"] = links_found(source.rows @ found.T, target.rows, held_out, settings.csls_neighbours)
     chosen = max(candidates, key=lambda name: _merit(candidates[name]))  # the first of equals
     W = maps[chosen][0]
     images = {name: source.rows @ found.T * target.scale + target.centre for name, (found, _) in maps.items()}
     images.setdefault("none", source.rows * target.scale + target.centre)
-    return AlignmentResult(W, chosen, images[chosen], images, candidates[chosen]["criterion_after"], candidates)
+    return AlignmentResult(W, chosen, images[chosen], images, candidates[chosen]["criterion"], candidates)
 
 
 def _merit(account: dict[str, Any]) -> tuple[float, bool, float]:
     """Held-out links first, where there are any; then no collapse: refinement raises the criterion of any map."""
-    return account["links_found"] or 0.0, not account["collapsed"], float(account["criterion_after"])
+    return account["links_found"] or 0.0, not account["collapsed"], float(account["criterion"])
 
 
 def links_found(mapped: Tensor, Y: Tensor, pairs: Tensor, k: int) -> float | None:
@@ -169,18 +169,28 @@ class _Runner:
     settings: GameSettings
     rounds: int
     entries: int
+    held_out: Tensor
     seed: int
     on_progress: Progress | None
 
     def run(self, method: str, seeds: Seeds, null: float) -> tuple[Tensor, dict[str, Any]]:
-        """The method's refined map, and the account of it."""
+        """The method's map and the account of it: the refined one, unless held-out links prefer the one before."""
         start = time.monotonic()
-        W, game = self.first_map(method, seeds)
-        W, history = self.refined(W, method)
-        after = best_of(history)
-        return W, {
-            "criterion_before": history[0]["criterion"],
+        first, game = self.first_map(method, seeds)
+        refined, history = self.refined(first, method)
+        before, after = history[0]["criterion"], best_of(history)
+        found_before, found_after = (
+            links_found(self.X @ W.T, self.Y, self.held_out, self.settings.csls_neighbours) for W in (first, refined)
+        )
+        kept = found_before is None or found_after is None or found_after >= found_before
+        return refined if kept else first, {
+            "criterion": after if kept else before,
+            "criterion_before": before,
             "criterion_after": after,
+            "links_found": found_after if kept else found_before,
+            "links_found_before": found_before,
+            "links_found_after": found_after,
+            "refinement_kept": kept,
             "null_criterion": null,
             "collapsed": (game is not None and game.collapsed) or not beats_null(after, null),
             "seconds": time.monotonic() - start,

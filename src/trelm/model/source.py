@@ -76,7 +76,7 @@ def public_name(name: str) -> str:
 def load_source(
     name: str, *, revision: str | None = None, trust_remote_code: bool = False, seed: int = 1
 ) -> SourceEncoder:
-    """Load an encoder, its tokenizer and, where the checkpoint has one, its masked-LM head.
+    """Load an encoder, its tokenizer and, where the checkpoint has one, its masked-LM head; from safetensors only.
 
     Raises:
         ConfigError: nothing loadable there, weights or the tokenizer are missing, or an encoder of a family that
@@ -128,8 +128,8 @@ def _load(auto: Any, path: str, config: PreTrainedConfig, options: dict[str, Any
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model, info = auto.from_pretrained(
-                path, config=config, dtype=torch.float32, output_loading_info=True, **options
+            model, info = auto.from_pretrained(  # safetensors only: a pickle is never opened
+                path, config=config, dtype=torch.float32, output_loading_info=True, use_safetensors=True, **options
             )
     finally:
         transformers_logging.set_verbosity(before)

@@ -150,8 +150,10 @@ def quiet_transformers() -> Iterator[None]:
 
 
 def use_all_cores() -> int:
-    """Let torch use every core this process may use; returns their number."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Let torch use every core this process may use, or as many as OMP_NUM_THREADS says; returns their number."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    cores = min(int(wanted), allowed) if wanted.isdigit() and int(wanted) > 0 else allowed
     torch.set_num_threads(cores)
     return cores
 

@@ -117,7 +117,7 @@ def score_model(model: str, tasks: Sequence[EvaluationConfig]) -> dict[str, Figu
 def _load_masked_lm(name: str) -> tuple[Any, PreTrainedTokenizerBase]:
     """A whole masked language model and its tokenizer."""
     try:
-        model, info = AutoModelForMaskedLM.from_pretrained(name, output_loading_info=True)
+        model, info = AutoModelForMaskedLM.from_pretrained(name, output_loading_info=True, use_safetensors=True)
         tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0][:200]
