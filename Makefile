@@ -20,7 +20,7 @@ demo: $(STAMPS)/demo ## the whole method, small, on data made on the spot: minut
 	$(BIN)/trelm demo $(ARGS)
 
 test: $(STAMPS)/dev ## the whole test suite (ARGS go to pytest)
-	$(BIN)/python -m pytest -n 2 -rs $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -rs $(ARGS)
 
 check: $(STAMPS)/dev ## style and types: ruff, ruff format, mypy --strict
 	$(BIN)/ruff check .
@@ -43,9 +43,10 @@ $(STAMPS)/python:
 	$(PYTHON) -m venv $(VENV)
 	@mkdir -p $(STAMPS) && touch $@
 
-# First and alone: a looser torch pulls gigabytes of GPU packages.
+# First and alone: a looser torch may pull another build with gigabytes of GPU packages. TORCH_INDEX names another index,
+# such as PyTorch's own of CPU builds.
 $(STAMPS)/torch: constraints.txt | $(STAMPS)/python
-	$(PIP) torch==2.13.0 -c constraints.txt
+	$(PIP) torch==2.13.0 -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 	@touch $@
 
 $(STAMPS)/demo: pyproject.toml constraints.txt $(STAMPS)/torch

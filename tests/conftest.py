@@ -13,9 +13,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 from transformers import BertConfig, BertForMaskedLM, BertTokenizer
 
 from toy import ToyRun, make_toy_run
+
+# How long an example takes depends on who else uses the machine.
+settings.register_profile("trelm", deadline=None)
+settings.load_profile("trelm")
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -187,11 +187,17 @@ def test_the_dump_writes_every_default_out_and_keeps_other_scripts_readable() ->
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.floats(1e-9, 1e3), st.integers(300, 10**6), st.integers(0, 2**31))
+@given(st.floats(1e-9, 1e3), st.integers(300, 10**6), st.integers(0, 10**7))
 def test_numbers_survive_the_round_trip(rate: float, size: int, seed: int) -> None:
     stages = {"commonality": {"share": 1, "learning_rate": rate}}
     config = make_config(minimal(stages=stages, vocabulary={"size": size}, seed=seed))
     assert make_config(yaml.safe_load(dump_config(config))) == config
+
+
+@pytest.mark.parametrize("seed", [-1, 10**7 + 1])
+def test_a_seed_that_generators_refuse_is_refused_at_once(seed: int) -> None:
+    with pytest.raises(ConfigError, match=r"seed: Input should be (greater|less) than or equal to"):
+        make_config(minimal(seed=seed))
 
 
 # Unknown and missing keys

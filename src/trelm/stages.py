@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 
 from trelm.corpus.ragged import Ragged
 from trelm.cost import LayerGroup, split_budget, training_flops
@@ -176,6 +177,8 @@ def seconds_per_update(
     times: list[float] = []
 
     def stamp(*_: Any) -> None:
+        if settings.device == "cuda":
+            torch.cuda.synchronize()
         times.append(time.perf_counter())
         if on_update is not None:
             on_update()

@@ -39,19 +39,24 @@ def test_nothing_held_out_or_evaluated_is_trained_on(
     trained_pairs = [pair for pair, trains in zip(pairs, result.pairs.training) if trains]
     held_out_pairs = [pairs[position] for position in result.pairs.held_out]
     assert len(set(trained_pairs)) == len(trained_pairs)
+    held_out_anywhere = {
+        (text + [pair[side] for pair in pairs])[position]
+        for side, (text, part) in enumerate([(source, result.source), (target, result.target)])
+        for position in part.held_out
+    }
     for side, (text, part) in enumerate([(source, result.source), (target, result.target)]):
         everything = text + [pair[side] for pair in pairs]
         trained = [value for value, trains in zip(everything, part.training) if trains]
         held_out = [everything[position] for position in part.held_out]
         assert len(set(trained)) == len(trained)
         assert len(set(held_out)) == len(held_out)
-        assert not set(trained) & set(held_out)
+        assert not set(trained) & held_out_anywhere
         assert not (set(trained) | set(held_out)) & set(evaluation)
         assert {pair[side] for pair in held_out_pairs} <= set(held_out)
         assert {pair[side] for pair in trained_pairs} <= set(trained)
         # each line of the text has one fate
         usable = set(text) - set(evaluation)
-        assert usable <= set(trained) | set(held_out)
+        assert usable <= set(trained) | held_out_anywhere
         fates = np.stack([part.training[: len(text)], *part.dropped.values()]).sum(axis=0)
         assert (fates == 1).all()
         # the rule itself: by content, or as the other side of a held-out pair
@@ -120,3 +125,13 @@ def test_share_held_out_is_near_the_fraction() -> None:
 @given(PRINTS)
 def test_first_occurrences(values: list[int]) -> None:
     assert first_occurrences(array(values)).tolist() == [v not in values[:i] for i, v in enumerate(values)]
+
+
+def test_text_of_both_languages_is_not_trained_on_as_the_one_and_scored_as_the_other() -> None:
+    common = list(range(1, 2001))
+    source, target = common + list(range(10_000, 200_000)), common + list(range(300_000, 303_000))
+    result = split(source, target, [], fraction=0.01, limit=1500)
+    held_out = {target[position] for position in result.target.held_out}
+    trained = {value for value, trains in zip(source, result.source.training) if trains}
+    assert held_out & set(common)
+    assert not held_out & trained

@@ -47,11 +47,11 @@ PairSource = Annotated[Annotated[str, Tag(ONE_NAME)] | Annotated[TwoFiles, Tag(T
 
 
 class EvaluationConfig(Section):
-    """One evaluation set; its sentences are removed from the training text."""
+    """One evaluation set; the sentences in dev and test of text and parsing sets are removed from the training text."""
 
     task: Literal["translation", "parsing", "text"] = Field(
         description="translation: dictionary 'source<TAB>target' for precision@k of the aligned table; "
-        "parsing: CoNLL-U; text: held-out text in the target language"
+        "parsing: CoNLL-U, whose sentences are scored as text; text: text in the target language"
     )
     name: str | None = Field(None, description="name in the report; the task's name where absent")
     train: tuple[str, ...] = Field((), description="files that the task's own model trains on")
@@ -125,7 +125,9 @@ class AlignmentConfig(Section):
     """METHOD section 3."""
 
     method: Literal["auto", "adversarial", "identical", "parallel", "none"] = Field(
-        "auto", description="seeds: none, entries spelled alike, word links too; auto: the best by the criterion"
+        "auto",
+        description="seeds: none, entries spelled alike, word links too; auto: the one that finds most held-out word "
+        "links again, by the criterion where there are too few of them",
     )
     normalisation: Literal["none", "unit", "centre-unit"] = Field(
         "centre-unit", description="of both tables before a map is learned; undone afterwards"
@@ -211,7 +213,7 @@ class Config(Section):
     budget: BudgetConfig
     recipe: Literal["recommended", "paper", "quick"] = Field("recommended", description="values laid over the defaults")
     evaluation: tuple[EvaluationConfig, ...] = ()
-    seed: int = Field(1, description="of every random choice")
+    seed: int = Field(1, ge=0, le=10_000_000, description="fixes everything that is random")
     corpus: CorpusConfig = CorpusConfig()
     vocabulary: VocabularyConfig = VocabularyConfig()
     embeddings: EmbeddingsConfig = EmbeddingsConfig()

@@ -34,6 +34,10 @@ class Ragged:
         """Length of each sequence."""
         return np.diff(self.offsets)
 
+    def lengths_at(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Length of each of the sequences at `indices`."""
+        return self.offsets[indices + 1] - self.offsets[indices]
+
     def take(self, indices: NDArray[np.int64]) -> Ragged:
         """The sequences at `indices`, in that order."""
         return Ragged.of([self[int(i)] for i in indices])

@@ -69,10 +69,17 @@ def split_corpus(
     duplicate = ~evaluated & ~first_occurrences(keys)
     usable = ~evaluated & ~duplicate
     chosen = usable & (_is_chosen(pairs[0], fractions[0]) | _is_chosen(pairs[1], fractions[1]))
-    touching = usable & (np.isin(pairs[0], pairs[0][chosen]) | np.isin(pairs[1], pairs[1][chosen]))
+    # Of either language: text that both corpora hold must not be trained on as the one and scored as the other.
+    held = np.concatenate(
+        [
+            np.concatenate([values[_is_chosen(values, fraction)] for values in (text, side)] + [side[chosen]])
+            for text, side, fraction in zip(texts, pairs, fractions)
+        ]
+    )
+    touching = usable & (chosen | np.isin(pairs[0], held) | np.isin(pairs[1], held))
     training = usable & ~touching
     parts = [
-        _split_text(text, side, evaluation, fraction, training, chosen, limit)
+        _split_text(text, side, evaluation, fraction, training, chosen, held, limit)
         for text, side, fraction in zip(texts, pairs, fractions)
     ]
     dropped = {"duplicate": duplicate, "evaluation": evaluated, "held_out": touching}
@@ -101,17 +108,19 @@ def _split_text(
     fraction: float,
     training_pairs: Mask,
     held_out_pairs: Mask,
+    held: Fingerprints,
     limit: int,
 ) -> Part:
-    """One language: its text [n], then the sides of the pairs [p]."""
+    """One language: its text [n], then the sides of the pairs [p]; `held` is what either language holds out."""
     evaluated = np.isin(text, evaluation)
     duplicate = ~evaluated & ~first_occurrences(text)
     chosen = _is_chosen(text, fraction) | np.isin(text, side[held_out_pairs])
     usable = ~evaluated & ~duplicate
     everything = np.concatenate([text, side])
-    training = _first_among(everything, np.concatenate([usable & ~chosen, training_pairs]))
+    touched = chosen | np.isin(text, held)
+    training = _first_among(everything, np.concatenate([usable & ~touched, training_pairs]))
     held_out = _first_among(everything, np.concatenate([usable & chosen, held_out_pairs]))
-    dropped = {"duplicate": duplicate, "evaluation": evaluated, "held_out": usable & chosen}
+    dropped = {"duplicate": duplicate, "evaluation": evaluated, "held_out": usable & touched}
     return Part(training, _lowest(_ranks(everything), held_out, limit), dropped)
 
 

@@ -72,7 +72,8 @@ def estimate(context: Context) -> dict[str, Any]:
         of = LANGUAGE_SPECIFIC if name == SCRATCH else name
         tokens = count * config.training.batch_tokens
         rows.append(_row(name, count * seconds[of], count, tokens, "from updates measured on this machine"))
-    reserve = evaluation_reserve(sum(preparation.values()) + sum(row["plain_seconds"] for row in rows), bool(updates))
+    planned = 60 * (config.budget.minutes or 0) or sum(row["plain_seconds"] for row in rows)
+    reserve = evaluation_reserve(planned, config.baseline.scratch)
     rows.append(_row("evaluation, export, report", reserve, what="a guess"))
     return {"steps": rows, "summary": _summary(context, model, rows, source, target, pairs)}
 
@@ -126,7 +127,12 @@ def _model(context: Context) -> TrelmForMaskedLM:
         hidden_dropout=context.config.training.hidden_dropout,
         attention_dropout=context.config.training.attention_dropout,
     )
-    return transferred_model(settings, context.source, torch.randn(size, width), context.config.seed)
+    return transferred_model(
+        settings,
+        context.source,
+        torch.randn(size, width, generator=torch.Generator().manual_seed(context.config.seed)),
+        context.config.seed,
+    )
 
 
 def _random_data(context: Context, target: TextSize) -> StageData:

@@ -37,7 +37,7 @@ from trelm.steps.context import (
     use_all_cores,
 )
 from trelm.steps.training import STAGE_FOLDERS, load_model
-from trelm.training.batches import CrossLingualExamples, pack
+from trelm.training.batches import IGNORED, CrossLingualExamples, pack
 
 EVALUATION_BATCH_TOKENS = 8192
 EXAMPLES = 5
@@ -75,12 +75,17 @@ def score_text(context: Context, model: TrelmForMaskedLM, lines: Sequence[str], 
         mask_rate=context.config.training.mask_rate,
         seed=context.config.seed,
         batch_tokens=EVALUATION_BATCH_TOKENS,
-        max_length=min(context.config.training.max_length * 2, model.config.max_position_embeddings),
+        max_length=_scored_length(context),
         device=context.device,
         precision=context.precision,
         on_progress=on_progress,
     )
     return scores.as_dict()
+
+
+def _scored_length(context: Context) -> int:
+    """Tokens of a scored line: twice what training reads, so that few lines are cut, within the encoder's positions."""
+    return min(2 * context.config.training.max_length, int(context.source.config.max_position_embeddings))
 
 
 def task_lines(task: EvaluationConfig) -> list[str]:
@@ -119,7 +124,7 @@ def _load_masked_lm(name: str) -> tuple[Any, PreTrainedTokenizerBase]:
     try:
         model, info = AutoModelForMaskedLM.from_pretrained(name, output_loading_info=True, use_safetensors=True)
         tokenizer = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0][:200]
         raise ConfigError(f"{name}: expected a model folder or a reachable Hub id, found none ({first})") from None
     if info["missing_keys"]:
@@ -147,7 +152,7 @@ def _unigram(context: Context, lines: Sequence[str]) -> float:
         lines,
         mask_rate=context.config.training.mask_rate,
         seed=context.config.seed,
-        max_length=context.config.training.max_length * 2,
+        max_length=_scored_length(context),
     )
 
 
@@ -185,11 +190,12 @@ def cdlm_loss(model: TrelmForMaskedLM, examples: CrossLingualExamples, pairs: in
     random = np.random.default_rng(0)  # CdLM inputs are not corrupted: nothing is drawn
     total, tokens = 0.0, 0
     model.train(False)
+    model.config.sparse_prediction = True
     with torch.inference_mode():
         for indices in pack(order, lengths, 2048):
             batch = examples.collate(indices, random)
-            count = int((batch["labels"] != -100).sum())
-            total += float(model(**batch).loss) * count
+            count = int((batch["labels"] != IGNORED).sum())
+            total += float(model(**{name: value.to(model.device) for name, value in batch.items()}).loss) * count
             tokens += count
     return total / tokens
 
@@ -264,7 +270,15 @@ def export_to(context: Context, folder: Path) -> None:
         },
         "seed": context.config.seed,
     }
-    export_model(folder, load_model(context, LANGUAGE_SPECIFIC), context.tokenizer, card)
+    model = load_model(context, LANGUAGE_SPECIFIC)
+    _restore_dropout(model.config.source, context.source.config)
+    export_model(folder, model, context.tokenizer, card)
+
+
+def _restore_dropout(exported: Any, source: Any) -> None:
+    """Who fine-tunes the exported model expects the encoder's own dropout, whatever we trained with."""
+    for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+        setattr(exported, name, getattr(source, name))
 
 
 def describe_budget(context: Context) -> str:

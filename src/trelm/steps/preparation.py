@@ -28,6 +28,7 @@ from trelm.embeddings import (
     frequency_order,
     skip_gram,
 )
+from trelm.errors import DataError
 from trelm.evaluation.translation import precision_at, read_dictionary
 from trelm.model.source import scratch_model, transferred_model, trelm_config
 from trelm.progress import StepProgress
@@ -68,6 +69,11 @@ def prepare_corpus(context: Context, folder: Path, tell: StepProgress) -> Figure
         on_progress=lambda lines: tell.update(lines, unit="lines"),
         **config.corpus.model_dump(),
     )
+    if counts["outputs"]["target-held-out.txt"]["lines"] == 0:
+        raise DataError(
+            "target text: expected some held-out lines to judge the models by, found none in "
+            f"{counts['outputs']['target.txt']['lines']:,} lines; give more text, or raise corpus.held_out_fraction"
+        )
     # `inputs` in a manifest is the digest that says what the step was done for
     return {"read": counts.pop("inputs"), **counts}
 

@@ -109,8 +109,6 @@ def train_stage(context: Context, stage: Stage, folder: Path, tell: StepProgress
         ),
     )
     save_model(model, folder)
-    for checkpoint in folder.glob("checkpoint-*"):
-        shutil.rmtree(checkpoint)
     return {
         "seconds": trained.seconds,
         "tokens": trained.tokens,

@@ -64,7 +64,7 @@ class MaskedExamples:
         return np.minimum(self.texts.lengths(), self.max_length - 2) + 2
 
     def tokens(self, indices: Indices) -> int:
-        return int(np.minimum(self.texts.lengths()[indices], self.max_length - 2).sum() + 2 * len(indices))
+        return int(np.minimum(self.texts.lengths_at(indices), self.max_length - 2).sum() + 2 * len(indices))
 
     def collate(self, indices: Indices, random: np.random.Generator) -> dict[str, Tensor]:
         ids, mask = pad_with_specials([self.texts[int(i)] for i in indices], self.vocabulary, self.max_length)
@@ -98,7 +98,7 @@ class CrossLingualExamples:
     def tokens(self, indices: Indices) -> int:
         """The mean of both sides: the lower half reads x, the upper half speaks y."""
         limit = self.max_length - 2
-        both = sum(np.minimum(side.lengths()[indices], limit).sum() for side in (self.inputs, self.outputs))
+        both = sum(np.minimum(side.lengths_at(indices), limit).sum() for side in (self.inputs, self.outputs))
         return int(both // 2 + 2 * len(indices))
 
     def collate(self, indices: Indices, random: np.random.Generator) -> dict[str, Tensor]:

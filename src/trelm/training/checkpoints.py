@@ -78,6 +78,13 @@ def mark_complete(folder: Path, values: dict[str, Any]) -> None:
     write_json(folder / COMPLETE, values)
 
 
+def remove_checkpoints(stage_folder: Path) -> None:
+    """Remove every checkpoint of a stage; one that is cut off in its removal does not look whole."""
+    for folder in stage_folder.glob("checkpoint-*"):
+        (folder / COMPLETE).unlink(missing_ok=True)
+        shutil.rmtree(folder)
+
+
 def last_complete(stage_folder: Path) -> Path | None:
     """The newest whole checkpoint of a stage; those cut off in writing are removed."""
     whole = []

@@ -1,0 +1,31 @@
+"""What can be told before anything is written: the encoder, the device, the evaluation sets."""
+
+from __future__ import annotations
+
+from trelm.corpus.files import expand
+from trelm.errors import ConfigError
+from trelm.evaluation.translation import read_dictionary
+from trelm.steps.context import Context
+from trelm.steps.preparation import evaluation_sentences
+
+
+def preflight(context: Context) -> None:
+    """Refuse at once what would otherwise be refused after an hour.
+
+    Raises:
+        ConfigError: the encoder does not load or is of no known family, the device is not there, or sequences are to be
+            longer than the encoder has positions.
+        DataError: an evaluation set cannot be read.
+    """
+    positions, wanted = context.source.config.max_position_embeddings, context.config.training.max_length
+    if wanted > positions:
+        raise ConfigError(
+            f"training.max_length: expected at most {positions}, the positions of {context.config.source.model}, "
+            f"found {wanted}; lower it"
+        )
+    context.device  # noqa: B018  (raises where it is not there)
+    for task in context.config.evaluation:
+        if task.task == "translation":
+            read_dictionary([path for pattern in task.test for path in expand(pattern)])
+    for _ in evaluation_sentences(context.config.evaluation):
+        pass
