@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
 
@@ -158,6 +159,19 @@ def set_to_no_yaml(folder: Path) -> list[str]:
     return ["--set", "seed=[1"]
 
 
+def sequences_too_long(folder: Path) -> list[str]:
+    return ["--set", "training.max_length=4096"]
+
+
+def a_gpu_that_is_not_there(folder: Path) -> list[str]:
+    return ["--set", "training.device=cuda"]
+
+
+def a_dictionary_of_one_column(folder: Path) -> list[str]:
+    (folder / "dictionary.tsv").write_text("one\tsatu\ntwo\n", encoding="utf-8")
+    return ["--set", f"evaluation=[{{task: translation, test: ['{folder}/dictionary.tsv']}}]"]
+
+
 BEFORE_THE_RUN: list[tuple[Spoil, str]] = [
     (missing_text, r"{folder}/target\.txt: expected a file, found nothing there; check the path"),
     (a_glob_without_files, r"{folder}/\*\.text: expected a file, found nothing there; check the path"),
@@ -169,6 +183,22 @@ BEFORE_THE_RUN: list[tuple[Spoil, str]] = [
     (set_through_a_value, r"--set budget\.updates\.of=1: 'updates' is a value, not a section"),
     (set_out_of_range, r".*vocabulary\.size: Input should be greater than or equal to 300 \(found 12\)"),
     (set_to_no_yaml, r"--set seed=\[1: expected a YAML value, found .*; put it in quotes"),
+    (source_without_config, r"source\.model: {folder}/encoder: expected a model folder with a config\.json, found .*"),
+    (
+        a_decoder,
+        r"source\.model: expected an encoder of a known family \(.*\), found 'gpt2'; choose an encoder of .*",
+    ),
+    (an_unknown_hub_name, r"source\.model: nobody/no-such-encoder: expected a model folder or a reachable Hub id, .*"),
+    (
+        a_budget_too_small,
+        r"budget: 2 updates for training are too few: stage 'commonality' would get no update; give .* 6 updates",
+    ),
+    (sequences_too_long, r"training\.max_length: expected at most \d+, the positions of .*, found 4096; lower it"),
+    (a_gpu_that_is_not_there, r"training\.device: expected a CUDA device, found none; set it to auto or cpu"),
+    (
+        a_dictionary_of_one_column,
+        r"{folder}/dictionary\.tsv, line 2: expected a source word, a tab and a target word, .*",
+    ),
 ]
 IN_A_STEP: list[tuple[Spoil, str]] = [
     (an_empty_file, r"{folder}/target\.txt: expected at least one line of text, found an empty file; check the file.*"),
@@ -193,21 +223,14 @@ IN_A_STEP: list[tuple[Spoil, str]] = [
         lines_that_are_all_dropped,
         r"source text: expected lines to train on, found none: all of the \d+ lines read were dropped \(too_short .*",
     ),
-    (source_without_config, r"source\.model: {folder}/encoder: expected a model folder with a config\.json, found .*"),
-    (
-        a_decoder,
-        r"source\.model: expected an encoder of a known family \(.*\), found 'gpt2'; choose an encoder of .*",
-    ),
-    (an_unknown_hub_name, r"source\.model: nobody/no-such-encoder: expected a model folder or a reachable Hub id, .*"),
-    (
-        a_budget_too_small,
-        r"budget: 2 updates for training are too few: stage 'commonality' would get no update; give .* 6 updates",
-    ),
 ]
 
 
 @pytest.mark.parametrize(("spoil", "message"), BEFORE_THE_RUN, ids=[spoil.__name__ for spoil, _ in BEFORE_THE_RUN])
-def test_what_can_be_told_at_once_leaves_no_run_folder(trelm: Terminal, toy: Path, spoil: Spoil, message: str) -> None:
+def test_what_can_be_told_at_once_leaves_no_run_folder(
+    trelm: Terminal, toy: Path, spoil: Spoil, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     more = spoil(toy.parent)
     before = contents(toy.parent)
     mistake = trelm("transfer", toy, "--run", toy.parent / "run", "--quiet", *more).mistake
@@ -273,7 +296,7 @@ def test_a_folder_in_which_another_process_works_is_refused(trelm: Terminal, toy
 
 def test_a_file_is_no_run_folder(trelm: Terminal, toy: Path) -> None:
     before = contents(toy.parent)
-    for run, reason in ((toy, "File exists"), (toy / "run", "Not a directory")):
+    for run, reason in ((toy, a_file), (toy / "run", below_one)):
         mistake = trelm("transfer", toy, "--run", run, "--quiet").mistake
         assert mistake == f"trelm: {run}: cannot be written ({reason}); choose another folder with --run"
     assert contents(toy.parent) == before

@@ -5,8 +5,10 @@ from __future__ import annotations
 from trelm.corpus.files import expand
 from trelm.errors import ConfigError
 from trelm.evaluation.translation import read_dictionary
+from trelm.stages import plan_updates, transfer_stages
 from trelm.steps.context import Context
 from trelm.steps.preparation import evaluation_sentences
+from trelm.steps.training import stage_settings
 
 
 def preflight(context: Context) -> None:
@@ -15,6 +17,7 @@ def preflight(context: Context) -> None:
     Raises:
         ConfigError: the encoder does not load or is of no known family, the device is not there, or sequences are to be
             longer than the encoder has positions.
+        BudgetError: a budget in updates is too small for the stages.
         DataError: an evaluation set cannot be read.
     """
     positions, wanted = context.source.config.max_position_embeddings, context.config.training.max_length
@@ -23,6 +26,9 @@ def preflight(context: Context) -> None:
             f"training.max_length: expected at most {positions}, the positions of {context.config.source.model}, "
             f"found {wanted}; lower it"
         )
+    if context.config.budget.updates is not None:
+        shares = {stage.name: stage_settings(context, stage).share for stage in transfer_stages(1.0)}
+        plan_updates(context.config.budget.updates, "updates", shares, dict.fromkeys(shares, 1.0))
     context.device  # noqa: B018  (raises where it is not there)
     for task in context.config.evaluation:
         if task.task == "translation":
