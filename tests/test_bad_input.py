@@ -296,9 +296,11 @@ def test_a_folder_in_which_another_process_works_is_refused(trelm: Terminal, toy
 
 def test_a_file_is_no_run_folder(trelm: Terminal, toy: Path) -> None:
     before = contents(toy.parent)
+    a_file = "expected a folder, found a file; choose another --run folder"
+    below_one = "cannot be written (Not a directory); choose another folder with --run"
     for run, reason in ((toy, a_file), (toy / "run", below_one)):
         mistake = trelm("transfer", toy, "--run", run, "--quiet").mistake
-        assert mistake == f"trelm: {run}: cannot be written ({reason}); choose another folder with --run"
+        assert mistake == f"trelm: {run}: {reason}"
     assert contents(toy.parent) == before
 
 
