@@ -169,7 +169,7 @@ def seconds_per_update(
     *,
     batch_tokens: int,
     warm: int = 1,
-    measured: int = 5,
+    measured: int = 8,
     on_update: Callable[[], None] | None = None,
 ) -> float:
     """Mean seconds of an update of the stage on this machine, from real batches on a copy of the model."""

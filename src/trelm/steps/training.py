@@ -45,7 +45,7 @@ STAGE_FOLDERS = {
 }
 STAGE_SECONDS = 3.0  # loading and saving a model, once a stage
 EVALUATION_SECONDS = 15.0  # evaluation, export and report of a small run
-EVALUATION_SHARE = 0.04  # and what they take of a long one
+EVALUATION_SHARE = 0.08  # of a long run: evaluation, and the noise of the clock
 ONLY_FOR_TRANSFER = ("word-links", "embeddings", "alignment")
 
 Unit = Literal["updates", "tokens", "seconds"]
