@@ -29,6 +29,7 @@ from trelm import pipeline
 from trelm.errors import ConfigError, DataError, RunFolderError, TrelmError
 from trelm.steps.context import RunStep
 from trelm.steps.outcome import versions
+from trelm.training.checkpoints import remove_checkpoints
 from trelm.workspace import read_json
 
 PREPARATION = ["corpus", "vocabulary", "tokens", "word-links", "embeddings", "alignment", "model", "plan"]
@@ -268,8 +269,8 @@ def test_a_folder_of_other_input_is_refused(toy_run: ToyRun, tmp_path: Path) -> 
     for name in ("source.txt", "target.txt", "pairs.tsv", "dictionary.tsv", "evaluation.txt"):
         path = tmp_path / "data" / name
         old, size = path.read_bytes(), path.stat().st_size
-        path.write_bytes(old + b"x\n")
-        words = rf"{name} {size} bytes', here '.*{name} {size + 2} bytes'\); choose another --run folder"
+        path.write_bytes(old + b"x\ty\n")
+        words = rf"{name} {size} bytes', here '.*{name} {size + 4} bytes'\); choose another --run folder"
         refuse(RunFolderError, words, config, tmp_path / "run")
         path.write_bytes(old)
     run_toy(config, tmp_path / "run", until="vocabulary")
@@ -360,3 +361,12 @@ def test_without_a_baseline_there_is_nothing_of_it_anywhere(toy_run: ToyRun, tmp
     assert not [path for path in (tmp_path / "run").rglob("*") if path.name in ("scratch", "random")]
     card = (tmp_path / "run" / "export" / "README.md").read_text(encoding="utf-8")
     assert "| scratch |" not in card
+
+
+def test_no_checkpoint_outlives_its_stage(toy_run: ToyRun, tmp_path: Path) -> None:
+    assert not list(toy_run.folder.rglob("checkpoint-*"))
+    left = tmp_path / "stage" / "checkpoint-7"
+    left.mkdir(parents=True)
+    (left / "complete.json").write_text("{}", encoding="utf-8")
+    remove_checkpoints(tmp_path / "stage")
+    assert not left.exists()

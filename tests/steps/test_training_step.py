@@ -100,7 +100,8 @@ def test_a_stage_uses_its_own_settings_and_seed(
             "seconds": 1.5, "tokens": 7, "updates": context.figures("plan")["updates"][one.name],
         }  # fmt: skip
         assert figures["flops"] > 0
-        assert sorted(path.name for path in (tmp_path / str(number)).iterdir()) == ["model"]
+        # the checkpoints stay until the manifest stands: they are what a kill leaves
+        assert sorted(path.name for path in (tmp_path / str(number)).iterdir()) == ["checkpoint-5", "model"]
     seeds = [batches.seed for batches, _ in seen.values()]
     assert seeds == [300, 301, 302, 304, 305] == [settings.seed for _, settings in seen.values()]
     assert seen["scratch"][1].learning_rate == 0.125
@@ -189,7 +190,7 @@ def timed(toy_run: ToyRun, monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_minutes_are_for_the_whole_command(timed: Any) -> None:
     preparation = {"corpus": 10.0, "vocabulary": 5.0, "word-links": 20.0, "embeddings": 30.0, "alignment": 40.0}
     plan = timed(preparation, "budget.minutes=10")
-    reserve = 15 + 0.04 * 600 + 3 * 7
+    reserve = 15 + 0.08 * 600 + 3 * 7
     each = (600 - 105 - reserve - 90) / 2
     assert plan["transferred"] == pytest.approx(each)
     assert plan["scratch"] == pytest.approx(each + 90)  # it could have trained while the transfer prepared
@@ -202,7 +203,7 @@ def test_minutes_are_for_the_whole_command(timed: Any) -> None:
 
 def test_without_a_baseline_the_minutes_are_the_transfers(timed: Any) -> None:
     plan = timed({"corpus": 10.0, "alignment": 40.0}, "budget.minutes=10", "baseline.scratch=false")
-    assert plan["transferred"] == pytest.approx(600 - 50 - (15 + 0.04 * 600 + 3 * 6))
+    assert plan["transferred"] == pytest.approx(600 - 50 - (15 + 0.08 * 600 + 3 * 6))
     assert plan["scratch"] == 0
     assert "scratch" not in plan["updates"]
     assert plan["baseline_rule"] == "No from-scratch model was trained."
@@ -213,7 +214,7 @@ def test_looking_at_the_data_counts_as_preparation(
 ) -> None:
     clock = iter([100.0, 130.0])
     monkeypatch.setattr(training, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
-    assert timed({}, "budget.minutes=10")["transferred"] == pytest.approx((600 - 30 - 60) / 2)
+    assert timed({}, "budget.minutes=10")["transferred"] == pytest.approx((600 - 30 - 84) / 2)
 
 
 @pytest.mark.parametrize("baseline", ["true", "false"])
@@ -236,7 +237,7 @@ def test_too_few_minutes_are_said_with_how_many_are_enough(timed: Any, hours: fl
 def test_the_least_budget_leaves_about_a_minute() -> None:
     for fixed in (0.0, 100.0, 10_000.0):
         total = 60 * least_minutes(fixed, True)
-        assert total - fixed - evaluation_reserve(total, True) == pytest.approx(60 * 0.96)
+        assert total - fixed - evaluation_reserve(total, True) == pytest.approx(60 * 0.92)
 
 
 def test_updates_are_measured_for_each_kind_of_stage(toy_run: ToyRun, monkeypatch: pytest.MonkeyPatch) -> None:
