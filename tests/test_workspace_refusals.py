@@ -17,10 +17,13 @@ def test_a_file_where_a_folder_must_be_is_said(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("a file")
     with pytest.raises(DiskError, match=REFUSED):
         write_text(tmp_path / "a" / "b.txt", "x")
-    with pytest.raises(DiskError, match=REFUSED), Run(tmp_path / "a").lock():
+    words = "expected a folder, found a file; choose another --run folder"
+    with pytest.raises(RunFolderError, match=words), Run(tmp_path / "a").lock():
         pass
-    with pytest.raises(RunFolderError, match="expected a folder, found a file; choose another --run folder"):
+    with pytest.raises(RunFolderError, match=words):
         Run(tmp_path / "a").claim("seed: 1\n")
+    with pytest.raises(DiskError, match=REFUSED), Run(tmp_path / "a" / "below").lock():
+        pass
 
 
 def test_a_folder_where_a_file_must_be_is_said(tmp_path: Path) -> None:
