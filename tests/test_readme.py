@@ -144,3 +144,8 @@ def test_every_configuration_of_the_benchmarks_is_one(monkeypatch: pytest.Monkey
         config = load_config(file)
         texts = [*config.source.text, *config.target.text]
         assert all(text.startswith(str(tmp_path)) for text in texts), f"{file}: data are looked for in TRELM_DATA"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_placeholder_is_left(page: Path) -> None:
+    assert "@@" not in page.read_text("utf-8")
