@@ -67,14 +67,14 @@ def estimate(context: Context) -> dict[str, Any]:
     use_all_cores()
     seconds = measure(context, model, stages, data, lambda done, total: None)
     updates = _updates(context, preparation, seconds, data)
-    rows = [_row(name, value, what="preparation, a guess") for name, value in preparation.items()]
+    rows = [_row(name, value, what="guess") for name, value in preparation.items()]
     for name, count in updates.items():
         of = LANGUAGE_SPECIFIC if name == SCRATCH else name
         tokens = count * config.training.batch_tokens
-        rows.append(_row(name, count * seconds[of], count, tokens, "from updates measured on this machine"))
+        rows.append(_row(name, count * seconds[of], count, tokens, "measured"))
     planned = 60 * (config.budget.minutes or 0) or sum(row["plain_seconds"] for row in rows)
     reserve = evaluation_reserve(planned, config.baseline.scratch)
-    rows.append(_row("evaluation, export, report", reserve, what="a guess"))
+    rows.append(_row("evaluation, export, report", reserve, what="guess"))
     return {"steps": rows, "summary": _summary(context, model, rows, source, target, pairs)}
 
 
