@@ -13,6 +13,7 @@ from trelm.corpus.files import expand
 from trelm.errors import ConfigError, did_you_mean
 from trelm.progress import Progress
 from trelm.report.page import write_report
+from trelm.report.schema import REPORT
 from trelm.stages import COMBINATION, SCRATCH_STAGE, TRANSFER_LOWER, transfer_stages
 from trelm.steps.context import (
     ALIGNMENT,
@@ -46,8 +47,6 @@ from trelm.steps.preparation import (
 from trelm.steps.training import STAGE_FOLDERS, combine_halves, plan_training, train_stage
 from trelm.training.checkpoints import remove_checkpoints
 from trelm.workspace import Run, digest, write_json
-
-REPORT = "report.json"
 
 
 def steps(config: Config) -> list[RunStep]:

@@ -17,10 +17,19 @@ from trelm.corpus.text import read_text
 from trelm.cost import human_bytes, human_count, human_seconds, memory_bytes
 from trelm.errors import BudgetError
 from trelm.model.encoder import TrelmForMaskedLM
-from trelm.model.source import transferred_model, trelm_config
+from trelm.model.source import transferred_model
 from trelm.stages import LANGUAGE_SPECIFIC, SCRATCH, StageData, plan_updates, transfer_stages
 from trelm.steps.context import Context, parallel_sources, use_all_cores
-from trelm.steps.training import budget_in_updates, evaluation_reserve, least_minutes, measure, stage_settings
+from trelm.steps.preparation import model_config
+from trelm.steps.training import (
+    ONLY_FOR_TRANSFER,
+    budget_in_updates,
+    evaluation_reserve,
+    least_minutes,
+    measure,
+    seconds_for_each,
+    stage_settings,
+)
 from trelm.training.batches import Vocabulary
 
 CHARACTERS_A_TOKEN = 4.2
@@ -119,16 +128,8 @@ def _preparation_seconds(config: Config, source: TextSize, target: TextSize, pai
 def _model(context: Context) -> TrelmForMaskedLM:
     """A model of the right size; its word table is random, which does not change its speed."""
     size, width = context.config.vocabulary.size, context.source.table.shape[1]
-    settings = trelm_config(
-        context.source.config,
-        vocabulary_size=size,
-        pad_token_id=0,
-        languages=context.languages,
-        hidden_dropout=context.config.training.hidden_dropout,
-        attention_dropout=context.config.training.attention_dropout,
-    )
     return transferred_model(
-        settings,
+        model_config(context, size, pad_token_id=0),
         context.source,
         torch.randn(size, width, generator=torch.Generator().manual_seed(context.config.seed)),
         context.config.seed,
@@ -154,16 +155,12 @@ def _updates(
     budget, stages = context.config.budget, transfer_stages(context.config.training.source_share)
     shares = {stage.name: stage_settings(context, stage).share for stage in stages}
     if budget.minutes is not None:
-        extra = sum(preparation[name] for name in ("word-links", "embeddings", "alignment"))
-        models = 2 if context.config.baseline.scratch else 1
-        total = 60 * budget.minutes
-        reserve = evaluation_reserve(total, context.config.baseline.scratch)
-        fixed = sum(preparation.values()) + (extra if models == 2 else 0)
-        left = total - fixed - reserve
-        if left <= 0:
-            least = least_minutes(fixed, models == 2)
+        baseline, prepared = context.config.baseline.scratch, sum(preparation.values())
+        extra = sum(preparation[name] for name in ONLY_FOR_TRANSFER)
+        amount = seconds_for_each(60 * budget.minutes, prepared, extra, baseline)
+        if amount <= 0:
+            least = least_minutes(prepared + baseline * extra, baseline)
             raise BudgetError(f"budget.minutes: expected about {least:.0f} or more, found {budget.minutes:g}; raise it")
-        amount = left / models
         updates = plan_updates(amount, "seconds", shares, seconds)
         scratch = int((amount + extra) / seconds[LANGUAGE_SPECIFIC])
     else:

@@ -30,6 +30,7 @@ from trelm.embeddings import (
 )
 from trelm.errors import DataError
 from trelm.evaluation.translation import precision_at, read_dictionary
+from trelm.model.configuration import TrelmConfig
 from trelm.model.source import scratch_model, transferred_model, trelm_config
 from trelm.progress import StepProgress
 from trelm.steps.context import (
@@ -232,14 +233,7 @@ def build_models(context: Context, folder: Path, tell: StepProgress) -> Figures:
         seed=config.seed,
     )
     table.save(folder)
-    settings = trelm_config(
-        context.source.config,
-        vocabulary_size=len(context.tokenizer),
-        pad_token_id=context.tokenizer.pad_token_id,
-        languages=context.languages,
-        hidden_dropout=config.training.hidden_dropout,
-        attention_dropout=config.training.attention_dropout,
-    )
+    settings = model_config(context, len(context.tokenizer), context.tokenizer.pad_token_id)
     model = transferred_model(settings, context.source, torch.from_numpy(table.rows), config.seed)
     with writing(folder):
         model.save_pretrained(str(folder / "start"))
@@ -253,6 +247,18 @@ def build_models(context: Context, folder: Path, tell: StepProgress) -> Figures:
         "rows": table.counts,
         "row_norms": _row_norms(table, context.source.table.numpy()),
     }
+
+
+def model_config(context: Context, vocabulary_size: int, pad_token_id: int | None) -> TrelmConfig:
+    """The configuration of the run's models."""
+    return trelm_config(
+        context.source.config,
+        vocabulary_size=vocabulary_size,
+        pad_token_id=pad_token_id,
+        languages=context.languages,
+        hidden_dropout=context.config.training.hidden_dropout,
+        attention_dropout=context.config.training.attention_dropout,
+    )
 
 
 def _links_of_target_entries(context: Context, least: int | None) -> tuple[NDArray[np.int64], NDArray[np.float32]]:

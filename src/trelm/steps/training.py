@@ -227,17 +227,25 @@ def _seconds_for_transfer(context: Context, total: float, preparation: float, ex
     Raises:
         BudgetError: nothing is left after preparation.
     """
-    models = 2 if context.config.baseline.scratch else 1
-    reserve = evaluation_reserve(total, models == 2)
-    fixed = preparation + (extra if models == 2 else 0)
-    left = total - fixed - reserve
-    if left <= 0:
-        least = least_minutes(fixed, models == 2)
+    baseline = context.config.baseline.scratch
+    seconds = seconds_for_each(total, preparation, extra, baseline)
+    if seconds <= 0:
+        least = least_minutes(preparation + baseline * extra, baseline)
+        reserve = evaluation_reserve(total, baseline)
         raise BudgetError(
             f"budget.minutes: expected at least {least:.0f} (preparation took {preparation:.0f} s, evaluation needs "
             f"about {reserve:.0f} s), found {total / 60:g}; raise it with --set budget.minutes={least:.0f} in a new run"
         )
-    return left / models
+    return seconds
+
+
+def seconds_for_each(total: float, preparation: float, extra: float, baseline: bool) -> float:
+    """Seconds that the transferred model may train, of `total`; not above 0 where preparation leaves nothing.
+
+    The from-scratch model, where there is one, may train as long and `extra` seconds more.
+    """
+    left = total - preparation - baseline * extra - evaluation_reserve(total, baseline)
+    return left / (1 + baseline)
 
 
 def evaluation_reserve(total: float, baseline: bool) -> float:
