@@ -112,6 +112,8 @@ def _type_name(annotation: Any) -> str:
         return ", ".join(f"`{choice}`" for choice in inner)
     if origin is tuple:
         return f"list of {_type_name(inner[0])}"
+    if origin is dict:
+        return f"mapping of {_type_name(inner[0])} to {_type_name(inner[1])}"
     if origin in (Union, types.UnionType):
         return " or ".join(_type_name(part) for part in inner)
     if _sections(annotation) and isinstance(annotation, type):

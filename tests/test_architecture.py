@@ -28,7 +28,7 @@ ARROWS: dict[str, set[str]] = {
     "embeddings": {"errors", "workspace", "corpus"},
     "word_links": {"errors", "corpus"},
     "alignment": {"errors"},
-    "model": {"errors"},
+    "model": {"errors", "cost"},
     "cost": {"errors"},
     "training": {"errors", "workspace", "corpus", "cost"},
     "stages": {"errors", "workspace", "corpus", "training", "model", "cost"},

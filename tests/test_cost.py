@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,16 +12,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, BertForMaskedLM
 
 from trelm.cost import (
-    Estimate,
     LayerGroup,
-    Rate,
-    encoder_parameters,
-    flops_per_token,
+    LayerShape,
     head_flops,
     human_bytes,
     human_count,
     human_seconds,
-    layer_parameters,
     memory_bytes,
     split_budget,
     training_flops,
@@ -30,7 +27,19 @@ from trelm.errors import BudgetError
 LAYERS, HIDDEN, INTERMEDIATE, VOCABULARY = 4, 32, 128, 200
 BATCH, LENGTH = 3, 16
 TOKENS = BATCH * LENGTH
-WIDTHS = {"hidden": HIDDEN, "intermediate": INTERMEDIATE}
+BERT = LayerShape(
+    weights=4 * HIDDEN**2 + 2 * HIDDEN * INTERMEDIATE,
+    width=HIDDEN,
+    attention_width=HIDDEN,
+    feed_forward=2 * INTERMEDIATE,
+)
+DEBERTA = LayerShape(weights=700, width=8, attention_width=6, feed_forward=10, relative_positions=12)
+
+
+def forward_flops(group: LayerGroup, shape: LayerShape) -> float:
+    """Of the layers alone: nothing trains, nothing is predicted."""
+    frozen = replace(group, trained=False)
+    return training_flops([frozen], shape, vocabulary=0, labelled=0, embeddings_train=False, head_trains=False)
 
 
 def tiny_bert() -> BertForMaskedLM:
@@ -57,16 +66,49 @@ def counted_flops(model: BertForMaskedLM, *, backward: bool) -> int:
 
 
 def test_forward_flops_by_hand() -> None:
-    # A layer of width 2, feed-forward 3, sequence 5: 4 products of 2*2*2, 2 of 2*2*3, 2 of 2*2*5.
-    assert flops_per_token(layers=1, hidden=2, intermediate=3, length=5) == 4 * 8 + 2 * 12 + 2 * 20
+    # A layer of width 2, feed-forward 3, one sequence of 5: 4 products of 2*2*2, 2 of 2*2*3, 2 of 2*2*5 a token.
+    shape = LayerShape(weights=4 * 4 + 2 * 6, width=2, attention_width=2, feed_forward=6)
+    assert forward_flops(LayerGroup(1, True, 5, 5), shape) == 5 * (4 * 8 + 2 * 12 + 2 * 20)
+    assert forward_flops(LayerGroup(3, True, 10, 5), shape) == 3 * 10 * (4 * 8 + 2 * 12 + 2 * 20)
     assert head_flops(hidden=2, vocabulary=7) == 8 + 28
     assert head_flops(hidden=4, vocabulary=7, embedding=2) == 16 + 28
 
 
 def test_forward_flops_equal_those_of_torch() -> None:
-    body = TOKENS * flops_per_token(layers=LAYERS, length=LENGTH, **WIDTHS)
+    body = forward_flops(LayerGroup(LAYERS, True, TOKENS, LENGTH), BERT)
     head = TOKENS * head_flops(hidden=HIDDEN, vocabulary=VOCABULARY)
-    assert counted_flops(tiny_bert(), backward=False) == pytest.approx(body + head, rel=0.02)
+    assert counted_flops(tiny_bert(), backward=False) == body + head
+
+
+def test_relative_positions_by_hand() -> None:
+    """12 rows of width 6: each of 20 tokens is multiplied with them; they are made of 12 rows of width 8, once."""
+    plain = replace(DEBERTA, relative_positions=0)
+    group = LayerGroup(1, True, 20, 5)
+    assert forward_flops(group, DEBERTA) - forward_flops(group, plain) == 2 * 6 * 12 * (20 + 8)
+    settings = {"vocabulary": 0, "labelled": 0}
+    # Trained: each of the two factors of a product has a gradient, both of the scores' and both of the projection's.
+    trained = training_flops([group], DEBERTA, **settings) - training_flops([group], plain, **settings)
+    assert trained == 3 * 2 * 6 * 12 * (20 + 8)
+    # Frozen above frozen embeddings and a trained layer: the states have a gradient, the rows have none.
+    groups = [group, LayerGroup(1, False, 20, 5)]
+    settings["embeddings_train"] = False
+    above = [training_flops(groups, shape, **settings) for shape in (DEBERTA, plain)]
+    below = [training_flops(groups[:1], shape, **settings) for shape in (DEBERTA, plain)]
+    assert above[0] - above[1] - (below[0] - below[1]) == 2 * 6 * 12 * (2 * 20 + 8)
+    assert below[0] - below[1] == 2 * 6 * 12 * (3 * 20 + 2 * 8)
+
+
+@pytest.mark.parametrize(("embeddings_train", "times"), [(True, 3), (False, 1)])
+def test_a_narrow_table_is_projected_once_for_each_token_that_is_read(embeddings_train: bool, times: int) -> None:
+    groups = [LayerGroup(0, False, 40, 10), LayerGroup(2, False, 60, 15)]
+    settings = {"vocabulary": 9, "labelled": 0, "embeddings_train": embeddings_train}
+    narrow = training_flops(groups, BERT, embedding=5, **settings)
+    assert narrow - training_flops(groups, BERT, **settings) == times * 40 * 2 * 5 * HIDDEN
+    assert training_flops(groups, BERT, embedding=HIDDEN, **settings) == training_flops(groups, BERT, **settings)
+
+
+def test_the_head_alone_costs_what_is_predicted() -> None:
+    assert training_flops([], BERT, vocabulary=9, labelled=5, embedding=4) == 3 * 5 * (2 * HIDDEN * 4 + 2 * 4 * 9)
 
 
 @pytest.mark.parametrize("embeddings_train", [True, False])
@@ -83,11 +125,11 @@ def test_training_flops_are_those_of_torch(trained: str, embeddings_train: bool)
     groups = [LayerGroup(1, flag == "1", TOKENS, LENGTH) for flag in trained]
     estimate = training_flops(
         groups,
+        BERT,
         vocabulary=VOCABULARY,
         labelled=TOKENS,
         embeddings_train=embeddings_train,
         head_trains=embeddings_train,
-        **WIDTHS,
     )
     counted = counted_flops(model, backward=True)
     unneeded = 0 if embeddings_train or "1" not in trained else TOKENS * 6 * HIDDEN**2
@@ -96,49 +138,25 @@ def test_training_flops_are_those_of_torch(trained: str, embeddings_train: bool)
 
 
 def test_training_flops_are_three_forwards_where_everything_trains() -> None:
-    forward = 30 * flops_per_token(layers=2, length=10, **WIDTHS) + 5 * head_flops(hidden=HIDDEN, vocabulary=9)
-    estimate = training_flops([LayerGroup(2, True, 30, 10)], vocabulary=9, labelled=5, **WIDTHS)
-    assert estimate == pytest.approx(3 * forward)
+    group = LayerGroup(2, True, 30, 10)
+    forward = forward_flops(group, BERT) + 5 * head_flops(hidden=HIDDEN, vocabulary=9)
+    assert training_flops([group], BERT, vocabulary=9, labelled=5) == pytest.approx(3 * forward)
 
 
 def test_groups_of_other_lengths_are_added() -> None:
-    settings = {"vocabulary": 9, "labelled": 0, **WIDTHS}
     low, high = LayerGroup(3, True, 40, 10), LayerGroup(2, True, 60, 15)
-    parts = sum(training_flops([group], **settings) for group in (low, high))
-    assert training_flops([low, high], **settings) == pytest.approx(parts)
-
-
-@pytest.mark.parametrize(("positions", "types"), [(64, 2), (10, 1)])
-def test_parameters_are_those_of_a_real_model(positions: int, types: int) -> None:
-    config = BertConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=HIDDEN,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=4,
-        intermediate_size=INTERMEDIATE,
-        max_position_embeddings=positions,
-        type_vocab_size=types,
-    )
-    model = BertForMaskedLM(config)
-    counted = encoder_parameters(layers=LAYERS, vocabulary=VOCABULARY, positions=positions, types=types, **WIDTHS)
-    assert counted == sum(parameter.numel() for parameter in model.parameters())
-    one_layer = sum(parameter.numel() for parameter in model.bert.encoder.layer[0].parameters())
-    assert layer_parameters(**WIDTHS) == one_layer
-
-
-def test_parameters_with_a_narrow_table_and_languages_by_hand() -> None:
-    # Tables (10 + 4 + 2 + 2) * 3, norm 6, projection 3*5+5; head 5*3+3, norm 6, bias 10.
-    expected = 54 + 6 + 20 + 18 + 6 + 10
-    settings = {"vocabulary": 10, "positions": 4, "languages": 2, "embedding": 3}
-    assert encoder_parameters(layers=0, hidden=5, intermediate=7, **settings) == expected
+    parts = sum(training_flops([group], DEBERTA, vocabulary=9, labelled=0) for group in (low, high))
+    assert training_flops([low, high], DEBERTA, vocabulary=9, labelled=0) == pytest.approx(parts)
 
 
 def test_memory_by_hand() -> None:
-    settings = {"layers": 2, "hidden": 3, "intermediate": 5, "vocabulary": 11, "labelled": 4, "tokens": 6}
-    states, logits = 4 * 100 + 12 * 60, 4 * 11 * 12
-    assert memory_bytes(parameters=100, trained_parameters=60, **settings) == states + 6 * 2 * 34 * 4 + logits
-    half = memory_bytes(parameters=100, trained_parameters=60, activation_bytes=2, **settings)
-    assert half == states + 6 * 2 * 34 * 2 + logits
+    shape = LayerShape(weights=0, width=3, attention_width=2, feed_forward=10, relative_positions=5, unfused_heads=7)
+    batch = {"layers": 2, "tokens": 6, "length": 3, "vocabulary": 11, "labelled": 4}
+    # A token: 4*3 and 4*2, 10, 7 heads of 3 tokens and 5 rows; a sequence, one of two: 5 rows of 2. Logits: 4*11, 3x.
+    states, kept, logits = 4 * 100 + 12 * 60, 2 * (6 * (12 + 8 + 10 + 56) + 2 * 10), 4 * 11 * 12
+    assert memory_bytes(shape, parameters=100, trained_parameters=60, **batch) == states + kept * 4 + logits
+    half = memory_bytes(shape, parameters=100, trained_parameters=60, activation_bytes=2, **batch)
+    assert half == states + kept * 2 + logits
 
 
 def test_memory_of_activations_is_near_what_torch_keeps() -> None:
@@ -159,28 +177,9 @@ def test_memory_of_activations_is_near_what_torch_keeps() -> None:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         states = model.bert(input_ids=torch.zeros(32, 64, dtype=torch.int64)).last_hidden_state
     assert states.requires_grad
-    estimate = memory_bytes(
-        parameters=0, trained_parameters=0, tokens=32 * 64, layers=LAYERS, vocabulary=0, labelled=0, **WIDTHS
-    )
+    batch = {"tokens": 32 * 64, "length": 64, "layers": LAYERS, "vocabulary": 0, "labelled": 0}
+    estimate = memory_bytes(BERT, parameters=0, trained_parameters=0, **batch)
     assert estimate == pytest.approx(sum(saved.values()), rel=0.25)
-
-
-def test_a_rate_foretells() -> None:
-    rate = Rate(amount=300, seconds=2)
-    assert rate.per_second() == 150
-    assert rate.seconds_for(1500) == pytest.approx(10)
-    assert Rate(0, 0).seconds_for(0) == 0
-
-
-def test_a_rate_without_time_is_refused() -> None:
-    with pytest.raises(BudgetError, match=r"rate: expected a measurement of more than 0 s, found 0 s; measure longer"):
-        Rate(5, 0).seconds_for(1)
-
-
-def test_estimates_follow_each_other() -> None:
-    total = Estimate(1, 10, 100, 7, 3) + Estimate(2, 20, 200, 5, 4)
-    assert total == Estimate(seconds=3, tokens=30, flops=300, memory_bytes=7, disk_bytes=7)
-    assert Estimate() + total == total
 
 
 @settings(deadline=None)

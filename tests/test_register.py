@@ -74,7 +74,7 @@ for name, order in orders.items():
 @pytest.fixture(scope="module")
 def model(tiny_bert: Path) -> Any:
     source = load_source(str(tiny_bert))
-    config = trelm_config(source.config, vocabulary_size=200, pad_token_id=0, languages=("en", "id"))
+    config = trelm_config(source.config, vocabulary_size=200, special_ids={"pad": 0}, languages=("en", "id"))
     model: Any = transferred_model(config, source, source.table, seed=1)
     model.eval()
     return model

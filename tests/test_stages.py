@@ -74,7 +74,8 @@ def model(tiny_bert: Path) -> TrelmForMaskedLM:
     """Four body layers of width 32 and feed-forward width 64, with dropout."""
     config = AutoConfig.from_pretrained(tiny_bert, attn_implementation="eager")
     return scratch_model(
-        trelm_config(config, vocabulary_size=200, pad_token_id=0, languages=("xx", "yy"), hidden_dropout=0.1), seed=3
+        trelm_config(config, vocabulary_size=200, special_ids={"pad": 0}, languages=("xx", "yy"), hidden_dropout=0.1),
+        seed=3,
     )
 
 

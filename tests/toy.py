@@ -99,6 +99,7 @@ def toy_values(data: Path, model: Path) -> dict[str, Any]:
             "transfer_upper": {"share": 1, **stage},
             "transfer_lower": {"share": 1, **stage},
             "language_specific": {"share": 3, **stage},
+            "plain": {"share": 0, **stage},
             "scratch": {"share": 1, **stage},
         },
         "training": {

@@ -122,11 +122,26 @@ def report(run: RunFolder) -> None:
 
 @app.command()
 def export(
-    run: RunFolder, to: Annotated[Path, typer.Option("--to", help="new folder for model, tokenizer and card")]
+    run: RunFolder,
+    to: Annotated[Path | None, typer.Option("--to", help="new folder; by default RUN/plain or RUN/trelm")] = None,
+    plain: Annotated[
+        bool | None,
+        typer.Option("--plain/--trelm", help="an ordinary model of the source's class, or TreLM's own class"),
+    ] = None,
+    onnx: Annotated[bool, typer.Option("--onnx", help="also for ONNX Runtime (plain models)")] = False,
+    push: Annotated[str | None, typer.Option("--push", help="Hub repository that it goes to: OWNER/NAME")] = None,
+    private: Annotated[bool, typer.Option("--private", help="with --push: a private repository")] = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Write the final model as a folder that Hugging Face tools load after `import trelm`."""
-    _pipeline().export(run, to)
-    typer.echo(str(to))
+    """Write the final model, its tokenizer and its card as a folder that Hugging Face tools load."""
+    kind = None if plain is None else "plain" if plain else "trelm"
+    result = _pipeline().export(run, to, kind=kind, onnx=onnx, repo=push, private=private, quiet=quiet)
+    if as_json:
+        _print_json(result)
+        return
+    for line in result["summary"]:
+        typer.echo(line)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""What training costs: parameters, floating-point operations, memory, time; before a run and after it. No torch.
+"""What training costs: floating-point operations, memory, time; before a run and after it. No torch.
 
 A multiplication and the addition that follows it are two floating-point operations (FLOPs). Only matrix products are
 counted: normalisations, activations, softmaxes and look-ups are a few percent of them at most.
@@ -32,160 +32,120 @@ class LayerGroup:
 
 
 @dataclass(frozen=True)
-class Rate:
-    """An amount of work (tokens, FLOPs, lines) and the seconds that it took."""
-
-    amount: float
-    seconds: float
-
-    def per_second(self) -> float:
-        """Work a second. Raises BudgetError where the measurement took no time."""
-        if self.seconds <= 0:
-            raise BudgetError(f"rate: expected a measurement of more than 0 s, found {self.seconds} s; measure longer")
-        return self.amount / self.seconds
-
-    def seconds_for(self, amount: float) -> float:
-        """The time that another amount will take."""
-        return 0.0 if amount == 0 else amount / self.per_second()
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What one step will cost; `+` puts steps one after the other.
+class LayerShape:
+    """What of one layer, of a body whose layers are alike, decides its cost; `trelm.model.shape` reads it off a model.
 
     Attributes:
-        seconds: wall-clock time. tokens: tokens trained on. flops: floating-point operations.
-        memory_bytes: at the peak: the greater of two steps. disk_bytes: files left behind: the sum.
+        weights: entries of the weight matrices that every token is multiplied with: 2 FLOPs each, a token.
+            (BERT's h and i: 4 h^2 + 2 h i; a gated feed-forward network has 3 h i.)
+        width: h, the width of a token's state.
+        attention_width: a, heads times the size of a head.
+        feed_forward: numbers that the backward pass keeps of a token's feed-forward network of width i: 2 i (before and
+            after the activation function); gated 4 i (the gate before and after it, what it is multiplied with, the
+            product).
+        relative_positions: r, rows of relative positions that each token is multiplied with, for its query
+            (content-to-position) and for its key (position-to-content) together; 0 where there are none.
+        unfused_heads: heads whose products between tokens the backward pass keeps; 0 where attention is fused.
     """
 
-    seconds: float = 0.0
-    tokens: float = 0.0
-    flops: float = 0.0
-    memory_bytes: float = 0.0
-    disk_bytes: float = 0.0
-
-    def __add__(self, other: Estimate) -> Estimate:
-        return Estimate(
-            seconds=self.seconds + other.seconds,
-            tokens=self.tokens + other.tokens,
-            flops=self.flops + other.flops,
-            memory_bytes=max(self.memory_bytes, other.memory_bytes),
-            disk_bytes=self.disk_bytes + other.disk_bytes,
-        )
-
-
-def layer_parameters(*, hidden: int, intermediate: int) -> int:
-    """Parameters of one layer: query, key, value, output (4 h^2 + 4 h), feed-forward (2 h i + h + i), 2 norms (4 h)."""
-    return 4 * hidden * hidden + 2 * hidden * intermediate + 9 * hidden + intermediate
-
-
-def encoder_parameters(
-    *,
-    layers: int,
-    hidden: int,
-    intermediate: int,
-    vocabulary: int,
-    positions: int,
-    types: int = 2,
-    languages: int = 0,
-    embedding: int | None = None,
-) -> int:
-    """Parameters of an encoder of BERT's kind with its tied masked-language-model head.
-
-    Embeddings: (V + positions + types + languages) e, a norm 2 e, and, where e is not h, a projection e h + h.
-    Head: transform h e + e, norm 2 e, output bias V (the output table is the embeddings').
-
-    Args:
-        types, languages: rows of the type and language embeddings.
-        embedding: e, the width of the word table; default h.
-    """
-    width = embedding or hidden
-    tables = (vocabulary + positions + types + languages) * width + 2 * width
-    projection = 0 if width == hidden else width * hidden + hidden
-    head = hidden * width + 3 * width + vocabulary
-    return tables + projection + layers * layer_parameters(hidden=hidden, intermediate=intermediate) + head
-
-
-def flops_per_token(*, layers: int, hidden: int, intermediate: int, length: int) -> float:
-    """Forward FLOPs of the encoder's body for one token in a sequence of `length` tokens.
-
-        layers * (8 h^2 + 4 h i + 4 h L)
-
-    Query, key, value and output projections are 4 products of 2 h^2, the feed-forward network 2 of 2 h i, and the
-    attention scores and their mean of the values 2 of 2 h L.
-    """
-    return float(layers * (_weight_flops(hidden, intermediate) + _attention_flops(hidden, length)))
+    weights: int
+    width: int
+    attention_width: int
+    feed_forward: int
+    relative_positions: int = 0
+    unfused_heads: int = 0
 
 
 def head_flops(*, hidden: int, vocabulary: int, embedding: int | None = None) -> float:
-    """Forward FLOPs of the masked-language-model head at one position: transform 2 h e, output 2 e V."""
+    """Forward FLOPs of the masked-language-model head at one position: transform 2 h e, output 2 e V.
+
+    A head without a transform (EuroBERT) is charged 2 h^2 too much: h / V of it.
+    """
     width = embedding or hidden
     return float(2 * hidden * width + 2 * width * vocabulary)
 
 
 def training_flops(
     groups: Sequence[LayerGroup],
+    shape: LayerShape,
     *,
-    hidden: int,
-    intermediate: int,
     vocabulary: int,
     labelled: int,
     embedding: int | None = None,
     embeddings_train: bool = True,
     head_trains: bool = True,
 ) -> float:
-    """FLOPs of one update, forward and backward, for a batch.
+    """FLOPs of one update, forward and backward, for a batch that is run at once.
 
-    Forward is 1x. Backward of a layer whose weights train is 2x (gradients of weights and of activations); of a frozen
-    layer above something that trains 1x (gradients of activations only; attention itself has no weights and two inputs
-    to each product, so it costs 2x wherever a gradient passes); of a layer at and below which nothing trains, 0.
-    The lowest trained layer is charged the gradient of its input also where nobody needs it: an overestimate of at
-    most 6 h^2 a token, once.
+    Forward, for each layer, with T tokens in sequences of L:
+
+        2 weights T + 4 a L T + 2 a r T + 2 h a r
+
+    The products with the weights; the attention scores and their mean of the values, 2 products of 2 a L a token. Then
+    what is DeBERTa's own (He et al. 2021, equation 4; `DisentangledSelfAttention.disentangled_attention_bias` in
+    transformers' deberta_v2): each token's query is multiplied with every row of the keys of relative positions, each
+    key with every row of their queries, 2 a a token and row; the rows themselves are the one table of all layers,
+    projected anew in each layer, 2 h a a row, once a batch, however many sequences it has.
+
+    Backward is the forward once more for each factor of a product whose gradient is needed. So a layer whose weights
+    train costs 3x, a frozen one above something that trains 2x, one at and below which nothing trains 1x; attention has
+    no weights and two factors that depend on what is below: 3x wherever a gradient passes. The table of relative
+    positions is taken to train with the embeddings. The lowest trained layer is charged the gradient of its input also
+    where nobody needs it: an overestimate of at most 6 h^2 a token, once.
+
+    Attention is counted whole: what a sliding window leaves out is computed, then masked, but for fused kernels that
+    skip it.
 
     Args:
-        groups: the body from bottom to top. hidden, intermediate: h and i. vocabulary: V.
+        groups: the body from bottom to top. shape: one layer of it. vocabulary: V.
         labelled: positions whose token is predicted (the head runs at these only).
-        embedding: e, the width of the word table; default h. embeddings_train, head_trains: whether they train.
+        embedding: e, the width of the word table; default h. Where they differ, the lowest group's tokens are projected
+            from e to h. embeddings_train, head_trains: whether they train.
     """
-    weights = _weight_flops(hidden, intermediate)
-    total, trains_below = 0.0, embeddings_train
+    width = embedding or shape.width
+    projected = groups[0].tokens if groups and width != shape.width else 0
+    total = 2.0 * width * shape.width * projected * (1 + 2 * embeddings_train)
+    trains_below = embeddings_train
     for group in groups:
-        attention = _attention_flops(hidden, group.length)
-        passes = trains_below or group.trained
-        backward = weights * (passes + group.trained) + attention * 2 * passes
-        total += group.layers * group.tokens * (weights + attention + backward)
-        trains_below = passes
-    head = labelled * head_flops(hidden=hidden, vocabulary=vocabulary, embedding=embedding)
+        trains_below = trains_below or group.trained
+        total += group.layers * _layer_flops(shape, group, passes=trains_below, table_trains=embeddings_train)
+    head = labelled * head_flops(hidden=shape.width, vocabulary=vocabulary, embedding=embedding)
     return total + head * (1 + (trains_below or head_trains) + head_trains)
 
 
 def memory_bytes(
+    shape: LayerShape,
     *,
     parameters: int,
     trained_parameters: int,
     tokens: int,
+    length: int,
     layers: int,
-    hidden: int,
-    intermediate: int,
     vocabulary: int,
     labelled: int,
     activation_bytes: int = 4,
 ) -> int:
     """Bytes at the peak of one update with AdamW, in 32-bit weights: an estimate, good to a quarter or so.
 
-        4 P + 4 P' + 8 P' + tokens * layers * (8 h + 2 i) * activation_bytes + labelled * V * 12
+        4 P + 4 P' + 8 P' + labelled * V * 12
+        + layers * (tokens * (4 h + 4 a + feed_forward + heads * (L + r)) + sequences * r a) * activation_bytes
 
-    weights, gradients, AdamW's two moments (P' are the trained parameters), what the backward pass keeps of each layer
-    (input, query, key, value, attention's output, two sums, a norm's output: 8 h; before and after the activation
-    function: 2 i), and the logits with their softmax and gradient. Attention is taken to be fused, without dropout:
-    otherwise it keeps heads * L numbers more for each token and layer. No gradient checkpointing.
+    weights, gradients, AdamW's two moments (P' are the trained parameters); the logits with their softmax and gradient;
+    and what the backward pass keeps of each layer: input, two sums, a norm's output (4 h); query, key, value,
+    attention's output (4 a); the feed-forward network's; of each head that is not fused its attention weights (L) and
+    its scores of relative positions (r); for each sequence its own copy of the projected relative positions (r a).
+    Without dropout, which keeps the attention weights of such a head once more. No gradient checkpointing.
 
     Args:
-        tokens: of one batch on one device, padding counted. labelled: positions whose token is predicted.
+        shape: one layer. layers: how many. tokens: of one batch on one device, padding counted.
+        length: L, tokens of a padded sequence. labelled: positions whose token is predicted.
         activation_bytes: 4, or 2 under bfloat16.
     """
     states = FLOAT_BYTES * (parameters + (1 + ADAMW_MOMENTS) * trained_parameters)
-    activations = tokens * layers * (8 * hidden + 2 * intermediate) * activation_bytes
+    scores = shape.unfused_heads * (length + shape.relative_positions)
+    of_token = 4 * shape.width + 4 * shape.attention_width + shape.feed_forward + scores
+    of_sequence = shape.relative_positions * shape.attention_width
+    activations = layers * (tokens * of_token + tokens * of_sequence // length) * activation_bytes
     logits = labelled * vocabulary * 3 * FLOAT_BYTES
     return states + activations + logits
 
@@ -246,11 +206,18 @@ def _with_prefix(count: float, prefixes: Sequence[str]) -> str:
     return f"{shown} {prefix}"
 
 
-def _weight_flops(hidden: int, intermediate: int) -> int:
-    """Forward FLOPs a token of one layer's products with weights."""
-    return 8 * hidden * hidden + 4 * hidden * intermediate
+def _layer_flops(shape: LayerShape, group: LayerGroup, *, passes: bool, table_trains: bool) -> int:
+    """FLOPs of one layer of a group, forward and backward: see `training_flops`.
 
-
-def _attention_flops(hidden: int, length: int) -> int:
-    """Forward FLOPs a token of one layer's products between tokens."""
-    return 4 * hidden * length
+    Args:
+        passes: whether a gradient passes through it. table_trains: whether the table of relative positions trains.
+    """
+    weights = 2 * shape.weights * group.tokens
+    between = 4 * shape.attention_width * group.length * group.tokens
+    rows = 2 * shape.attention_width * shape.relative_positions
+    return (
+        weights * (1 + passes + group.trained)
+        + between * (1 + 2 * passes)
+        + rows * group.tokens * (1 + passes + (group.trained or table_trains))
+        + rows * shape.width * (1 + group.trained + table_trains)
+    )

@@ -209,6 +209,22 @@ def build_table(
     return EmbeddingTable(rows, provenance)
 
 
+def through(
+    rows: NDArray[np.float32], source_table: NDArray[np.float32], output_table: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Rows of the input side carried to the output side by the least-squares map between the encoder's two tables.
+
+    Args:
+        rows: [V, d]. source_table, output_table: [V_s, d], row by row of the same entries.
+
+    Returns:
+        [V, d].
+    """
+    solution = np.linalg.lstsq(source_table.astype(np.float64), output_table.astype(np.float64), rcond=None)[0]
+    carried: NDArray[np.float32] = (rows.astype(np.float64) @ solution).astype(np.float32)
+    return carried
+
+
 def linked_rows(
     links: NDArray[np.int64], counts: NDArray[np.float32], source_table: NDArray[np.float32]
 ) -> NDArray[np.float32]:

@@ -23,6 +23,10 @@ class RunFolderError(TrelmError):
     """The run folder is not ours, belongs to another configuration, or is in use."""
 
 
+class ExportError(TrelmError):
+    """A model cannot be written, or what would be written is not the model that was trained."""
+
+
 class BudgetError(TrelmError):
     """The budget is too small for the stages that it has to pay for."""
 

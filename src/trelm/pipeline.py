@@ -11,10 +11,11 @@ from typing import Any
 from trelm.config import Config, dump_config, load_tasks, read_run_config
 from trelm.corpus.files import expand
 from trelm.errors import ConfigError, did_you_mean
+from trelm.export import push
 from trelm.progress import Progress
 from trelm.report.page import write_report
 from trelm.report.schema import REPORT
-from trelm.stages import COMBINATION, SCRATCH_STAGE, TRANSFER_LOWER, transfer_stages
+from trelm.stages import COMBINATION, PLAIN, SCRATCH_STAGE, TRANSFER_LOWER
 from trelm.steps.context import (
     ALIGNMENT,
     CORPUS,
@@ -33,7 +34,16 @@ from trelm.steps.context import (
     use_all_cores,
 )
 from trelm.steps.estimate import estimate as steps_estimate
-from trelm.steps.outcome import collect_report, evaluate_models, export_to, score_model, versions, write_export
+from trelm.steps.export import (
+    Kind,
+    chosen_kind,
+    export_to,
+    foldable_stage,
+    summary,
+    train_plain_stage,
+    write_export,
+)
+from trelm.steps.outcome import collect_report, evaluate_models, score_model, versions
 from trelm.steps.preflight import preflight
 from trelm.steps.preparation import (
     align_embeddings,
@@ -44,14 +54,14 @@ from trelm.steps.preparation import (
     tokenize,
     train_vectors,
 )
-from trelm.steps.training import STAGE_FOLDERS, combine_halves, plan_training, train_stage
+from trelm.steps.training import STAGE_FOLDERS, combine_halves, plan_training, planned_stages, train_stage
 from trelm.training.checkpoints import remove_checkpoints
 from trelm.workspace import Run, digest, write_json
 
 
 def steps(config: Config) -> list[RunStep]:
     """METHOD, section by section."""
-    stages = {stage.name: stage for stage in transfer_stages(config.training.source_share)}
+    stages = {stage.name: stage for stage in planned_stages(config)}
     training = [RunStep(STAGE_FOLDERS[name], partial(_train, stage), resumes=True) for name, stage in stages.items()]
     after_lower = list(stages).index(TRANSFER_LOWER) + 1
     training.insert(after_lower, RunStep(STAGE_FOLDERS[COMBINATION], combine_halves))
@@ -66,7 +76,7 @@ def steps(config: Config) -> list[RunStep]:
         RunStep(ALIGNMENT, align_embeddings),  # 3. adversarial embedding alignment
         RunStep(MODEL, build_models),  # 4. the TreLM model
         RunStep(PLAN, plan_training),
-        *training,  # 5. commonality, transfer of each half, combination, language-specific; from scratch
+        *training,  # 5. commonality, transfer of each half, combination, language-specific, plain; from scratch
         RunStep(EVALUATION, evaluate_models),  # 6. evaluation
         RunStep(EXPORT, write_export),
     ]
@@ -117,11 +127,44 @@ def evaluate(model: str, tasks: Path) -> dict[str, dict[str, Any]]:
         return score_model(model, load_tasks(tasks))
 
 
-def export(run_folder: Path | str, to: Path | str) -> None:
-    """The final model of a finished run as a folder for Hugging Face tools."""
+def export(
+    run_folder: Path | str,
+    to: Path | str | None = None,
+    *,
+    kind: Kind | None = None,
+    onnx: bool = False,
+    repo: str | None = None,
+    private: bool = False,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """The final model of a finished run as a folder for Hugging Face tools, and on request on the Hub.
+
+    Args:
+        to: a new folder; by default one in the run folder, named by the kind.
+        kind: `plain`: an ordinary model of the source's class, after the plain stage, which is trained now where the
+            run was planned without it; `trelm`: the TreLM class; None: plain where that stage is done.
+        onnx: also write it for ONNX Runtime. repo: push it to this repository of the Hub, `private` or not.
+
+    Returns:
+        `path`, `kind`, `check` and `onnx` where there are any, `url` of what was pushed, `summary`: it all in words.
+
+    Raises:
+        TrelmError: the run is not done, the folder is not empty, or what was written is not the model.
+    """
     run = Run(Path(run_folder))
+    config = read_run_config(run.folder)
+    context = Context(config, run)
+    context.figures(EVALUATION)  # the run has come to its end
     with quiet_transformers():
-        export_to(Context(read_run_config(run.folder), run), Path(to))
+        if kind == "plain" and foldable_stage(context) is None:
+            step = RunStep(STAGE_FOLDERS[PLAIN], train_plain_stage, resumes=True)
+            with run.lock():
+                _run_steps(context, [step], digest([dump_config(config)]), 1, quiet)
+        folder = Path(to) if to is not None else run.folder / (kind or chosen_kind(context))
+        figures = {"path": str(folder), **export_to(context, folder, kind=kind, onnx=onnx)}
+        if repo is not None:
+            figures["url"] = push(folder, repo, private=private)
+    return figures | {"summary": summary(figures)}
 
 
 def _run_steps(context: Context, plan: list[RunStep], inputs: str, total: int, quiet: bool) -> None:

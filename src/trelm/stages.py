@@ -19,6 +19,7 @@ from trelm.cost import LayerGroup, split_budget, training_flops
 from trelm.errors import BudgetError
 from trelm.model.encoder import TrelmForMaskedLM
 from trelm.model.halves import PARTS, Part, freeze_all_but
+from trelm.model.shape import embedding_width, layer_shape
 from trelm.training.batches import IGNORED, CrossLingualExamples, Examples, MaskedExamples, PlannedBatches, Vocabulary
 from trelm.training.trainer import LoopSettings, OnUpdate, Trained, train
 
@@ -33,25 +34,27 @@ class Stage:
     Attributes:
         name: what it trains. trains: the parts whose parameters move. starts_from: `model` (the transferred one before
             training), `random` (random weights), or the name of an earlier stage. feeds: kinds of examples and their
-            share of each batch.
+            share of each batch. anneals: whether it takes away what a plain model cannot hold.
     """
 
     name: str
     trains: frozenset[Part]
     starts_from: str
     feeds: tuple[tuple[Feed, float], ...]
+    anneals: bool = False
 
 
 COMMONALITY, TRANSFER_UPPER, TRANSFER_LOWER = "commonality", "transfer-upper", "transfer-lower"
-COMBINATION, LANGUAGE_SPECIFIC, SCRATCH = "combination", "language-specific", "scratch"
+COMBINATION, LANGUAGE_SPECIFIC, PLAIN, SCRATCH = "combination", "language-specific", "plain", "scratch"
 START, RANDOM = "model", "random"
 
 
-def transfer_stages(source_share: float) -> tuple[Stage, ...]:
+def transfer_stages(source_share: float, *, plain: bool = False) -> tuple[Stage, ...]:
     """The stages of METHOD section 5 that train; the combination joins the second and the third.
 
     Args:
         source_share: part of the commonality stage's batches that is source-language text.
+        plain: whether a plain model is wanted at the end, and with it the stage that makes it possible.
     """
     both: tuple[tuple[Feed, float], ...] = (("source-text", source_share), ("target-text", 1 - source_share))
     return (
@@ -69,10 +72,15 @@ def transfer_stages(source_share: float) -> tuple[Stage, ...]:
             (("target-to-source", 0.5), ("target-text", 0.5)),
         ),
         Stage(LANGUAGE_SPECIFIC, frozenset(PARTS), COMBINATION, (("target-text", 1.0),)),
+        *((PLAIN_STAGE,) if plain else ()),
     )
 
 
+PLAIN_STAGE = Stage(PLAIN, frozenset(PARTS), LANGUAGE_SPECIFIC, (("target-text", 1.0),), anneals=True)
 SCRATCH_STAGE = Stage(SCRATCH, frozenset(PARTS), RANDOM, (("target-text", 1.0),))
+
+ANNEALED = 0.5
+"""Part of the plain stage over which what a plain model cannot hold goes to zero; the rest trains without it."""
 
 
 @dataclass(frozen=True)
@@ -152,10 +160,17 @@ def run_stage(
     """Train `model` in place, only the parts that the stage trains; resumes from a checkpoint in `folder`."""
     freeze_all_but(model, stage.trains)
     model.config.sparse_prediction = True
+
+    def anneal(done: int, total: int) -> None:
+        model.config.plainness = min(1.0, (done + 1) / (ANNEALED * total))
+
     try:
         if len(batches) == 0:
             return Trained(0.0, 0, 0, {"updates": [], "tokens": [], "seconds": [], "loss": []})
-        return train(model, batches, settings, folder, on_update)
+        trained = train(model, batches, settings, folder, on_update, anneal if stage.anneals else None)
+        if stage.anneals:
+            model.config.plainness = 1.0  # also where a stage of a single update was resumed after it
+        return trained
     finally:
         model.config.sparse_prediction = False
         freeze_all_but(model, PARTS)
@@ -210,8 +225,8 @@ def _part_flops(model: TrelmForMaskedLM, stage: Stage, part: dict[str, Any]) -> 
     )
     return training_flops(
         groups,
-        hidden=source.hidden_size,
-        intermediate=source.intermediate_size,
+        layer_shape(model.trelm.tri_layer.layer, source),
         vocabulary=source.vocab_size,
         labelled=int((part["labels"] != IGNORED).sum()),
+        embedding=embedding_width(source),
     )

@@ -7,7 +7,16 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import PAD, VOCABULARY, WIDTH, mask_of, random_ids, save_rough_bert, trelm_model
+from tiny_models import (
+    PAD,
+    VOCABULARY,
+    WIDTH,
+    mask_of,
+    random_ids,
+    save_rough_bert,
+    take_out_tri_layer,
+    trelm_model,
+)
 from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModel, AutoModelForMaskedLM, BertForMaskedLM
@@ -24,7 +33,7 @@ def same_table_model(source: SourceEncoder) -> Any:
     config = trelm_config(
         source.config,
         vocabulary_size=len(source.table),
-        pad_token_id=source.tokenizer.pad_token_id,
+        special_ids={"pad": source.tokenizer.pad_token_id},
         languages=("en", "id"),
     )
     model: Any = transferred_model(config, source, source.table, seed=1)
@@ -33,10 +42,7 @@ def same_table_model(source: SourceEncoder) -> Any:
 
 @pytest.fixture
 def without_tri_layer(monkeypatch: pytest.MonkeyPatch) -> None:
-    def identity(self: TrelmModel, states: Tensor, *_: Any) -> Tensor:
-        return states
-
-    monkeypatch.setattr(TrelmModel, "_tri", identity)
+    take_out_tri_layer(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +122,7 @@ def test_the_whole_way_by_hand(model: Any) -> None:
     )
     for state, other in zip(found.hidden_states, expected, strict=True):
         assert torch.allclose(state, other, atol=1e-5)
-    head = model.head.predictions
+    head = model.head.cls.predictions
     logits = head.transform(expected[-1]) @ bert.embeddings.word_embeddings.weight.T + head.bias
     assert torch.allclose(found.logits, logits, atol=1e-4)
 
@@ -379,7 +385,7 @@ def test_gradient_checkpointing_changes_no_gradient() -> None:
 
 
 def is_tied(model: Any) -> bool:
-    head = model.head.predictions
+    head = model.head.cls.predictions
     pairs = [(head.decoder.weight, model.get_input_embeddings().weight), (head.decoder.bias, head.bias)]
     return all(one.data_ptr() == two.data_ptr() for one, two in pairs)
 
@@ -406,7 +412,7 @@ def test_an_untied_source_stays_untied(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
     again, ids = AutoModelForMaskedLM.from_pretrained(tmp_path), random_ids(2, 5)
     for one in (model, again):
-        assert not torch.equal(one.head.predictions.decoder.weight, one.get_input_embeddings().weight)
+        assert not torch.equal(one.head.cls.predictions.decoder.weight, one.get_input_embeddings().weight)
     assert torch.equal(again(ids).logits, model(ids).logits)
 
 
@@ -431,4 +437,4 @@ def test_new_embeddings_can_be_set() -> None:
     model.set_output_embeddings(decoder)
     assert model.trelm.backbone.embeddings.word_embeddings is model.get_input_embeddings() is table
     assert model.get_output_embeddings() is decoder
-    assert model.head.predictions.bias is decoder.bias
+    assert model.head.cls.predictions.bias is decoder.bias

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tiny_models import WIDTH, bert_config
 from torch import Tensor, nn
 
-from trelm.model.families import BERT
+from trelm.model.families import FAMILIES
 from trelm.model.tri_layer import NO_LINK, TriLayer, reorder
 
 
@@ -58,7 +58,7 @@ def test_the_null_state_takes_the_number_format_of_the_states() -> None:
 
 @pytest.fixture
 def tri_layer() -> TriLayer:
-    layer = TriLayer(BERT.new_layer(bert_config()), WIDTH)
+    layer = TriLayer(FAMILIES["bert"].new_layer(bert_config(), 0), WIDTH)
     nn.init.normal_(layer.null_state)
     return layer.eval()
 

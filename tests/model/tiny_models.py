@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 from transformers import BertConfig, BertForMaskedLM, BertTokenizer
 
 from trelm.model.source import scratch_model, trelm_config
+from trelm.model.tri_layer import TriLayer
 
 VOCABULARY = 50
 WIDTH = 16
@@ -35,13 +37,26 @@ def bert_config(layers: int = 4, **changes: Any) -> BertConfig:
 def trelm_model(layers: int = 4, *, rough: bool = True, **changes: Any) -> Any:
     """A TreLM model in evaluation mode; a rough one has no weight that is zero, not even in its null state."""
     config = trelm_config(
-        bert_config(layers, **changes), vocabulary_size=VOCABULARY, pad_token_id=PAD, languages=("en", "id")
+        bert_config(layers, **changes), vocabulary_size=VOCABULARY, special_ids={"pad": PAD}, languages=("en", "id")
     )
     model: Any = scratch_model(config, seed=3)
     if rough:
         roughen(model)
     model.eval()
     return model
+
+
+def take_out_tri_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lower half's states go to the upper half as they are."""
+
+    def arrange(self: TriLayer, states: Tensor, *_: Any) -> Tensor:
+        return states
+
+    def forward(self: TriLayer, arranged: Tensor, *_: Any) -> Tensor:
+        return arranged
+
+    monkeypatch.setattr(TriLayer, "arrange", arrange)
+    monkeypatch.setattr(TriLayer, "forward", forward)
 
 
 def roughen(model: nn.Module, seed: int = 4) -> None:

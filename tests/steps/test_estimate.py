@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from transformers import BertConfig, BertModel, DebertaV2Config, DebertaV2Model
 
 from toy import ToyRun, one_core, stamps
 from trelm import pipeline
+from trelm.cost import memory_bytes
 from trelm.errors import BudgetError
+from trelm.model.shape import layer_shape
 from trelm.steps import estimate as module
 from trelm.steps.estimate import TextSize
 
@@ -68,6 +72,13 @@ def test_the_summary_says_how_much_text_model_time_and_memory(toy_run: ToyRun, e
     assert re.fullmatch(r"time: about .+; memory: about .+ for training; disk: about .+", cost)
 
 
+def test_the_memory_grows_with_the_batch(estimated: Any) -> None:
+    small, large = (estimated(f"training.batch_tokens={tokens}")[1][2] for tokens in (256, 100_000))
+    sizes = [re.findall(r"memory: about ([0-9.]+) ([kMGT]?B)", line)[0] for line in (small, large)]
+    units = ["B", "kB", "MB", "GB", "TB"]
+    assert (units.index(sizes[0][1]), float(sizes[0][0])) < (units.index(sizes[1][1]), float(sizes[1][0]))
+
+
 def test_a_budget_in_tokens_is_estimated(estimated: Any) -> None:
     rows, _ = estimated("budget.tokens=6000")
     tokens = {name: int(rows[name]["updates"]) * 256 for name in (*STAGES, "scratch")}
@@ -117,3 +128,26 @@ def test_text_is_measured_in_lines_and_characters() -> None:
     assert module._measure_lines(["abc", "de"]) == TextSize(2, 5)
     assert module._measure_lines([]) == TextSize(0, 0)
     assert TextSize(1, 42).tokens == 10
+    assert [size.mean_tokens for size in (TextSize(4, 420), TextSize(4, 4), TextSize(0, 0))] == [25, 2, 2]
+
+
+WIDTHS = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 2, "intermediate_size": 24}
+RELATIVE = {"relative_attention": True, "position_buckets": 200, "share_att_key": True, "pos_att_type": ["c2p", "p2c"]}
+
+
+@pytest.mark.parametrize(
+    ("backbone", "mean_length", "decisive"),
+    [
+        (BertModel(BertConfig(**WIDTHS, attn_implementation="eager")), 8, 64),  # it keeps attention weights
+        (DebertaV2Model(DebertaV2Config(**WIDTHS, **RELATIVE)), 8, 10),  # it keeps a table for each sentence
+        (DebertaV2Model(DebertaV2Config(**WIDTHS, **RELATIVE)), 80, 64),  # longer sentences are cut
+    ],
+)
+def test_memory_is_that_of_the_lengths_that_need_most(backbone: Any, mean_length: int, decisive: int) -> None:
+    training = SimpleNamespace(batch_tokens=640, max_length=64)
+    config = SimpleNamespace(training=training, vocabulary=SimpleNamespace(size=100))
+    context: Any = SimpleNamespace(source=SimpleNamespace(backbone=backbone), config=config)
+    batch = {"tokens": 640, "length": decisive, "vocabulary": 100, "labelled": 320}
+    layers = {"layers": 3, "parameters": 1000, "trained_parameters": 1000}  # the TRILayer is the third
+    expected = memory_bytes(layer_shape(backbone.encoder.layer[0], backbone.config), **batch, **layers)
+    assert module._memory(context, 1000, mean_length) == expected

@@ -32,7 +32,7 @@ def toy_model(*, dropout: float = 0.0, seed: int = 1) -> TrelmForMaskedLM:
         trelm_config(
             config,
             vocabulary_size=SIZE,
-            pad_token_id=PADDING,
+            special_ids={"pad": PADDING},
             languages=("xx", "yy"),
             hidden_dropout=dropout,
             attention_dropout=dropout,

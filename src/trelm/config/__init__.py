@@ -1,7 +1,9 @@
 """The whole configuration: one frozen, typed tree, read from a YAML file over a recipe. Imports no torch."""
 
 from trelm.config.loading import (
+    CARD_FILE,
     RECIPES,
+    dump_card,
     dump_config,
     load_config,
     load_tasks,
@@ -11,15 +13,18 @@ from trelm.config.loading import (
     read_yaml,
     recipe_values,
 )
-from trelm.config.sections import Config, EvaluationConfig, Section, StageConfig, TwoFiles
+from trelm.config.sections import CardConfig, Config, EvaluationConfig, Section, StageConfig, TwoFiles
 
 __all__ = [
+    "CARD_FILE",
     "RECIPES",
+    "CardConfig",
     "Config",
     "EvaluationConfig",
     "Section",
     "StageConfig",
     "TwoFiles",
+    "dump_card",
     "dump_config",
     "load_config",
     "load_tasks",

@@ -6,6 +6,7 @@ import copy
 import os
 import re
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any, get_args
@@ -17,6 +18,7 @@ from trelm.config.sections import ONE_NAME, TWO_FILES, Config, EvaluationConfig,
 from trelm.errors import ConfigError, did_you_mean
 
 RECIPES = ("recommended", "paper", "quick")
+CARD_FILE = "card.yaml"
 
 
 def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
@@ -56,7 +58,8 @@ def read_run_config(folder: Path) -> Config:
     path = folder / "config.yaml"
     if not path.exists():
         raise ConfigError(f"{folder}: expected a run folder with a config.yaml, found none; give the --run folder")
-    return make_config(read_yaml(path), origin=str(path))
+    card = folder / CARD_FILE
+    return make_config({**read_yaml(path), **(read_yaml(card) if card.exists() else {})}, origin=str(path))
 
 
 def override_values(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -78,9 +81,11 @@ def make_config(values: Mapping[str, Any], *, base: Path | None = None, origin: 
         raise ConfigError(f"{origin}: recipe: unknown recipe '{recipe}' (known: {', '.join(RECIPES)})"
                           f"{did_you_mean(str(recipe), RECIPES)}")  # fmt: skip
     merged = _plain(_merge(recipe_values(recipe), values))
+    _check_licensed(merged, origin)
     _expand_variables(merged, origin)
     if base is not None:
         _resolve_paths(merged, base)
+    _rename_licensed(merged, origin, base)
     try:
         return Config.model_validate(merged)
     except ValidationError as error:
@@ -127,9 +132,19 @@ def _yaml_problem(error: yaml.YAMLError) -> str:
     return str(getattr(error, "problem", None) or "a syntax error").removeprefix("found ")
 
 
-def dump_config(config: Config) -> str:
-    """The configuration as YAML, every default written out; `load_config` reads it back to an equal one."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+def dump_config(config: Config, *, card: bool = True) -> str:
+    """The configuration as YAML, every default written out; `load_config` reads it back to an equal one.
+
+    Args:
+        card: with the section `card`, on which nothing depends that is computed.
+    """
+    values = config.model_dump(mode="json", exclude=None if card else {"card"})
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def dump_card(config: Config) -> str:
+    """The section `card` alone as YAML: what `read_run_config` expects in `card.yaml` beside a run's `config.yaml`."""
+    return yaml.safe_dump(config.model_dump(mode="json", include={"card"}), sort_keys=False, allow_unicode=True)
 
 
 def _apply_override(values: dict[str, Any], override: str) -> None:
@@ -169,39 +184,75 @@ def _plain(value: Any) -> Any:
     return [_plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
+def _data_licences(values: Mapping[str, Any]) -> dict[Any, Any] | None:
+    """`card.data_licenses`, where it is a mapping."""
+    card = values.get("card")
+    licences = card.get("data_licenses") if isinstance(card, dict) else None
+    return licences if isinstance(licences, dict) else None
+
+
+def _check_licensed(values: Mapping[str, Any], origin: str) -> None:
+    """Refuse a licence of something that the configuration does not name, before any name is resolved."""
+    known = list(dict.fromkeys(_input_names(values)))
+    for name in _data_licences(values) or {}:
+        if isinstance(name, str) and name not in known:
+            raise ConfigError(
+                f"{origin}: card.data_licenses: unknown input '{name}'{did_you_mean(name, known)} "
+                f"(known: {', '.join(known)})"
+            )
+
+
+def _input_names(values: Mapping[str, Any]) -> Iterator[str]:
+    """Every name under which an input or an evaluation set stands in the tree; what is malformed is left out."""
+    for section in ("source", "target"):
+        node = values.get(section)
+        yield from _texts(node.get("text") if isinstance(node, dict) else None)
+    parallel = values.get("parallel")
+    for entry in parallel if isinstance(parallel, list) else [parallel]:
+        yield from _texts([entry.get("source"), entry.get("target")] if isinstance(entry, dict) else entry)
+    tasks = values.get("evaluation")
+    for task in tasks if isinstance(tasks, list) else []:
+        yield from _texts(task.get("name") or task.get("task") if isinstance(task, dict) else None)
+
+
+def _texts(value: Any) -> list[str]:
+    return [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, str)]
+
+
 def _expand_variables(node: Any, origin: str) -> None:
     """Replace `${NAME}` in every string of the tree by the environment's value, in place."""
-
-    def expand(text: str) -> str:
-        def value(match: re.Match[str]) -> str:
-            if match[1] not in os.environ:
-                raise ConfigError(
-                    f"{origin}: {text}: the environment variable {match[1]} is not set; set it to a folder"
-                )
-            return os.environ[match[1]]
-
-        return re.sub(r"\$\{(\w+)\}", value, text)
-
     items = list(node.items()) if isinstance(node, dict) else list(enumerate(node)) if isinstance(node, list) else []
     for key, value in items:
         if isinstance(value, str):
-            node[key] = expand(value)
+            node[key] = _expand(value, origin)
         else:
             _expand_variables(value, origin)
 
 
+def _expand(text: str, origin: str) -> str:
+    def value(match: re.Match[str]) -> str:
+        if match[1] not in os.environ:
+            raise ConfigError(f"{origin}: {text}: the environment variable {match[1]} is not set; set it to a folder")
+        return os.environ[match[1]]
+
+    return re.sub(r"\$\{(\w+)\}", value, text)
+
+
+def _rename_licensed(values: dict[str, Any], origin: str, base: Path | None) -> None:
+    """Give the keys of `card.data_licenses` the names that the inputs have by now, in place."""
+    licences = _data_licences(values) or {}
+    known = set(_input_names(values))
+    for name in [name for name in licences if isinstance(name, str)]:
+        expanded = _expand(name, origin)
+        current = expanded if base is None else _absolute(expanded, base)
+        licence = licences[name] if name in known else licences.pop(name)  # an evaluation set may be called like a file
+        if current in known:
+            licences[current] = licence
+
+
 def _resolve_paths(values: dict[str, Any], base: Path) -> None:
     """Make the data paths of the tree absolute, in place; `hf://` names and absolute paths stay."""
-
-    def resolve(entry: Any) -> Any:
-        if isinstance(entry, dict):
-            return {key: resolve(value) for key, value in entry.items()}
-        if isinstance(entry, (list, tuple)):
-            return [resolve(value) for value in entry]
-        if not isinstance(entry, str) or entry.startswith("hf://"):
-            return entry
-        return os.path.normpath(base.absolute() / os.path.expanduser(entry))
-
+    resolve = partial(_absolute, base=base)
     for section in ("source", "target"):
         node = values.get(section)
         if isinstance(node, dict) and "text" in node:
@@ -218,6 +269,16 @@ def _resolve_paths(values: dict[str, Any], base: Path) -> None:
             task.update({part: resolve(task[part]) for part in ("train", "dev", "test") if part in task})
 
 
+def _absolute(entry: Any, base: Path) -> Any:
+    if isinstance(entry, dict):
+        return {key: _absolute(value, base) for key, value in entry.items()}
+    if isinstance(entry, (list, tuple)):
+        return [_absolute(value, base) for value in entry]
+    if not isinstance(entry, str) or entry.startswith("hf://"):
+        return entry
+    return os.path.normpath(base.absolute() / os.path.expanduser(entry))
+
+
 # What pydantic's kinds of errors mean to someone who writes YAML: what was expected, what to do.
 _EXPECTED = {
     "string_type": ("text", "write one text there, in quotes"),
@@ -225,6 +286,7 @@ _EXPECTED = {
     "tuple_type": ("a list", "write it as [first, second]"),
     "too_short": ("at least one entry", "add one"),
     "model_type": ("a mapping of settings", "write it as {name: value}"),
+    "dict_type": ("a mapping", "write it as {name: value}"),
     "int_type": ("a whole number", "write it in digits, as in 1000000"),
     "int_parsing": ("a whole number", "write it in digits, as in 1000000"),
     "float_parsing": ("a number", "write it as in 0.5"),
@@ -236,7 +298,7 @@ _EXPECTED = {
 def _first_problem(error: ValidationError) -> str:
     """One line for the first problem of a validation error: the key's path, what is wrong, the nearest known key."""
     problem = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")  # it explains a missing key
-    location = [str(part) for part in problem["loc"] if part not in (ONE_NAME, TWO_FILES)]
+    location = [str(part) for part in problem["loc"] if part not in (ONE_NAME, TWO_FILES, "[key]")]
     name = ".".join(location) or "config"
     if problem["type"] == "extra_forbidden":
         known = _known_keys(location[:-1])

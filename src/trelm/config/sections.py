@@ -173,6 +173,9 @@ class StagesConfig(Section):
     transfer_upper: StageConfig = StageConfig(share=20_000)
     transfer_lower: StageConfig = StageConfig(share=20_000)
     language_specific: StageConfig = StageConfig(share=80_000)
+    plain: StageConfig = Field(
+        StageConfig(share=0), description="makes the result an ordinary model; share 0: it isn't"
+    )
     scratch: StageConfig = StageConfig(share=1, learning_rate=1e-4)
 
 
@@ -202,6 +205,24 @@ class BaselineConfig(Section):
     scratch: bool = Field(True, description="also train the same architecture from random weights, on an equal budget")
 
 
+class CardConfig(Section):
+    """What the model card says about licences; nothing that is computed depends on it."""
+
+    license: str | None = Field(None, min_length=1, description="of the exported model; null: not stated")
+    source_license: str | None = Field(
+        None, min_length=1, description="of the encoder; null: what its own card states, if anything"
+    )
+    data_licenses: dict[str, str] = Field(
+        {},
+        description="licence by input, named exactly as under source.text, target.text or parallel (of two files "
+        "either), or by evaluation set, by its name",
+    )
+
+    def license_of(self, *names: str) -> str | None:
+        """The licence of an input, or None; of aligned files, the first that is named."""
+        return next((self.data_licenses[name] for name in names if name in self.data_licenses), None)
+
+
 class Config(Section):
     """Everything that a run depends on."""
 
@@ -222,6 +243,7 @@ class Config(Section):
     stages: StagesConfig = StagesConfig()
     training: TrainingConfig = TrainingConfig()
     baseline: BaselineConfig = BaselineConfig()
+    card: CardConfig = CardConfig()
 
     @model_validator(mode="after")
     def _two_languages(self) -> Config:

@@ -20,6 +20,9 @@ class TrelmConfig(PreTrainedConfig):
         tri_position: body layers below the TRILayer, `m = N // 2`.
         sparse_prediction: with labels, compute logits only where a label is; the output's logits are then
             `(labelled positions, vocabulary)`.
+        plainness: from 0 to 1, how much is taken away of what a plain model cannot hold: the position input of the
+            TRILayer, and a language embedding where no bias can take it. At 1 the model folds into a plain one.
+        max_position_embeddings: tokens of the longest sequence.
     """
 
     model_type = "trelm"
@@ -32,6 +35,7 @@ class TrelmConfig(PreTrainedConfig):
     default_language: int = 1
     tri_position: int = 3
     sparse_prediction: bool = False
+    plainness: float = 0.0
     vocab_size: int | None = None
     hidden_size: int | None = None
     num_hidden_layers: int | None = None
@@ -50,7 +54,7 @@ class TrelmConfig(PreTrainedConfig):
             self.hidden_size = source.hidden_size
             self.num_hidden_layers = source.num_hidden_layers + 1
             self.num_attention_heads = source.num_attention_heads
-            self.max_position_embeddings = source.max_position_embeddings
+            self.max_position_embeddings = self.max_position_embeddings or source.max_position_embeddings
             self.initializer_range = source.initializer_range
             self.pad_token_id = source.pad_token_id
             self.tie_word_embeddings = source.tie_word_embeddings

@@ -33,7 +33,9 @@ class TrelmPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)  # type: ignore[no-untyped-call]
+        """As the family initialises its own, so that a from-scratch model is one of its kind; ours start at zero."""
+        trelm: Any = self.base_model
+        trelm.backbone._init_weights(module)
         if isinstance(module, TriLayer):
             initialization.zeros_(module.null_state)
         if isinstance(module, LanguageEmbeddings):
@@ -60,10 +62,11 @@ class TrelmModel(TrelmPreTrainedModel):
         super().__init__(config)
         source: Any = config.source
         self.family = family_of(source)
-        self.backbone: Any = self.family.new_backbone(source)
-        self.tri_layer = TriLayer(self.family.new_layer(source), source.hidden_size)
+        self.backbone: Any = self.family.backbone(source)
+        self.tri_layer = TriLayer(self.family.new_tri_layer(source, config.tri_position), source.hidden_size)
         width = self.get_input_embeddings().embedding_dim
         self.language_embeddings = LanguageEmbeddings(len(config.languages), width)
+        self._words_are_tied = source.tie_word_embeddings or self.family.decoder_at(source) is None
         self.post_init()  # type: ignore[no-untyped-call]
 
     def get_input_embeddings(self) -> nn.Embedding:
@@ -91,9 +94,23 @@ class TrelmModel(TrelmPreTrainedModel):
         embedded: Tensor = self.language_embeddings(ids)
         return embedded
 
-    def _run(self, layers: list[nn.Module], states: Tensor, mask: Tensor | None) -> list[Tensor]:
+    @property
+    def kept(self) -> float:
+        """The factor of the inputs that a plain model cannot hold: 1, or less where the plain stage takes them away."""
+        return 1.0 - float(self.config.plainness)
+
+    @property
+    def input_bias(self) -> nn.Embedding | None:
+        """The table into which the language embedding of the lower half can fold; see `Family.input_bias`."""
+        return self.family.input_bias(self.backbone, words_are_tied=self._words_are_tied)
+
+    @property
+    def tri_bias(self) -> nn.Parameter | None:
+        """The vector into which the language embedding of the TRILayer can fold; None where there is none."""
+        return self.family.output_bias(self.backbone, self.lower_layers[-1])
+
+    def _run(self, layers: list[nn.Module], states: Tensor, prepared: Any) -> list[Tensor]:
         """The states after each of `layers`."""
-        prepared = self.family.mask(self.backbone, states, mask)
         outputs = []
         for layer in layers:
             states = self.family.run_layer(layer, states, prepared)
@@ -101,23 +118,28 @@ class TrelmModel(TrelmPreTrainedModel):
         return outputs
 
     def _embed(
-        self, ids: Tensor | None, embeddings: Tensor | None, types: Tensor | None, language: Tensor | int | None
+        self,
+        ids: Tensor | None,
+        embeddings: Tensor | None,
+        types: Tensor | None,
+        mask: Tensor | None,
+        language: Tensor | int | None,
     ) -> Tensor:
         """(B, S, h): word, language, position and type embeddings, normalised as the encoder does."""
         words = self.get_input_embeddings()(ids) if embeddings is None else embeddings
-        words = words + self._language(language, words.shape[0], words.device).unsqueeze(1)
-        return self.family.embed(self.backbone, None, words, types)
+        spoken = self._language(language, words.shape[0], words.device)
+        spoken = spoken if self.input_bias is not None else self.kept * spoken
+        return self.family.embed(self.backbone, words + spoken.unsqueeze(1), ids, types, mask)
 
-    def _tri(
-        self, states: Tensor, ordering: Tensor | None, mask: Tensor | None, language: Tensor | int | None
-    ) -> Tensor:
+    def _arrange(self, states: Tensor, ordering: Tensor | None, language: Tensor | int | None) -> Tensor:
+        """z (B, T, h), the TRILayer's input."""
         length = states.shape[1] if ordering is None else ordering.shape[1]
-        positions = self.family.positions(self.backbone, torch.arange(length, device=states.device))
-        spoken = self._language(language, states.shape[0], states.device)
-        arranged = self.tri_layer.arrange(states, ordering, spoken, positions)
-        prepared = self.family.mask(self.backbone, arranged, mask)
-        output: Tensor = self.tri_layer(arranged, prepared, self.family.run_layer)
-        return output
+        spoken = self.family.project(self.backbone, self._language(language, states.shape[0], states.device))
+        spoken = spoken if self.tri_bias is not None else self.kept * spoken
+        positions = self.family.positions(self.backbone, length) if self.kept else None
+        if positions is not None:
+            positions = self.kept * self.family.project(self.backbone, positions)
+        return self.tri_layer.arrange(states, ordering, spoken, positions)
 
     def forward(
         self,
@@ -131,7 +153,6 @@ class TrelmModel(TrelmPreTrainedModel):
         output_mask: Tensor | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
-        **_: Any,
     ) -> BaseModelOutputWithPooling | tuple[Any, ...]:
         """Encode.
 
@@ -157,10 +178,14 @@ class TrelmModel(TrelmPreTrainedModel):
         output_language = language if output_language is None else output_language
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
-        states = [self._embed(input_ids, inputs_embeds, token_type_ids, language)]
-        states += self._run(self.lower_layers, states[-1], attention_mask)
-        states.append(self._tri(states[-1], ordering, output_mask, output_language))
-        states += self._run(self.upper_layers, states[-1], output_mask)
+        states = [self._embed(input_ids, inputs_embeds, token_type_ids, attention_mask, language)]
+        below = self.family.prepare(self.backbone, states[0], attention_mask)
+        states += self._run(self.lower_layers, states[0], below)
+        arranged = self._arrange(states[-1], ordering, output_language)
+        above = below if ordering is None else self.family.prepare(self.backbone, arranged, output_mask)
+        states.append(self.tri_layer(arranged, above, self.family.run_layer))
+        states += self._run(self.upper_layers, states[-1], above)
+        states[-1] = self.family.finish(self.backbone, states[-1])
         pooler = getattr(self.backbone, "pooler", None)
         output = BaseModelOutputWithPooling(
             last_hidden_state=states[-1],
@@ -175,18 +200,28 @@ class TrelmForMaskedLM(TrelmPreTrainedModel):
 
     def __init__(self, config: TrelmConfig) -> None:
         super().__init__(config)
-        self._tied_weights_keys = dict(family_of(config.source).tied)
+        self._tied_weights_keys = family_of(config.source).tied(config.source)
         self.trelm = TrelmModel(config)
-        self.head: Any = self.trelm.family.new_head(config.source)
+        self.head: Any = nn.ModuleDict(self.trelm.family.new_head(config.source))
         self.post_init()  # type: ignore[no-untyped-call]
 
-    def get_output_embeddings(self) -> nn.Module:
-        decoder: nn.Module = self.head.predictions.decoder
-        return decoder
+    def get_output_embeddings(self) -> nn.Module | None:
+        place = self.trelm.family.decoder_at(self.config.source)
+        return None if place is None else self.head.get_submodule(place)
 
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
-        self.head.predictions.decoder = new_embeddings
-        self.head.predictions.bias = new_embeddings.bias
+        place = self.trelm.family.decoder_at(self.config.source)
+        if place is None:
+            raise ValueError("this head multiplies with the word embeddings: it has no output embeddings to set")
+        parent, _, name = place.rpartition(".")
+        around = self.head.get_submodule(parent)
+        setattr(around, name, new_embeddings) if parent else around.update({name: new_embeddings})
+        if hasattr(around, "bias"):
+            around.bias = new_embeddings.bias
+
+    def predict(self, states: Tensor) -> Tensor:
+        """Logits (..., V) of states (..., h)."""
+        return self.trelm.family.predict(self.head, states, self.trelm.get_input_embeddings())
 
     def masked_logits(self, input_ids: Tensor, attention_mask: Tensor, positions: Tensor, **kwargs: Any) -> Tensor:
         """Logits at the chosen positions only.
@@ -198,8 +233,7 @@ class TrelmForMaskedLM(TrelmPreTrainedModel):
             (chosen positions, vocabulary), in row-major order.
         """
         encoded = self.trelm(input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **kwargs)
-        logits: Tensor = self.head(encoded.last_hidden_state[positions])
-        return logits
+        return self.predict(encoded.last_hidden_state[positions])
 
     def forward(
         self,
@@ -214,7 +248,6 @@ class TrelmForMaskedLM(TrelmPreTrainedModel):
         output_mask: Tensor | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
-        **_: Any,
     ) -> MaskedLMOutput | tuple[Any, ...]:
         """Encode and predict; arguments as in `TrelmModel.forward`.
 
@@ -238,7 +271,7 @@ class TrelmForMaskedLM(TrelmPreTrainedModel):
         if labels is not None and self.config.sparse_prediction:
             chosen = labels != IGNORED
             states, labels = states[chosen], labels[chosen]
-        logits = self.head(states)
+        logits = self.predict(states)
         loss = None
         if labels is not None:
             loss = functional.cross_entropy(logits.flatten(0, -2).float(), labels.flatten(), ignore_index=IGNORED)

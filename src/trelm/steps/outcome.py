@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import shutil
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -20,15 +19,15 @@ from trelm.corpus.text import read_text
 from trelm.errors import ConfigError
 from trelm.evaluation.intrinsic import masked_text_scores, unigram_bits_per_character
 from trelm.evaluation.units import split_units
-from trelm.export import export_model
 from trelm.model.encoder import TrelmForMaskedLM
-from trelm.model.source import public_name
+from trelm.model.families import usable_positions
 from trelm.progress import StepProgress
-from trelm.stages import COMBINATION, LANGUAGE_SPECIFIC, SCRATCH, START, TRANSFER_LOWER, TRANSFER_UPPER
+from trelm.stages import COMBINATION, SCRATCH, START, TRANSFER_LOWER, TRANSFER_UPPER
 from trelm.steps.context import (
     ALIGNMENT,
     CORPUS,
     EVALUATION,
+    EXPORT,
     PLAN,
     VOCABULARY,
     WORD_LINKS,
@@ -36,7 +35,7 @@ from trelm.steps.context import (
     Figures,
     use_all_cores,
 )
-from trelm.steps.training import STAGE_FOLDERS, load_model
+from trelm.steps.training import STAGE_FOLDERS, final_stage, load_model
 from trelm.training.batches import IGNORED, CrossLingualExamples, pack
 
 EVALUATION_BATCH_TOKENS = 8192
@@ -49,7 +48,7 @@ def evaluate_models(context: Context, folder: Path, tell: StepProgress) -> Figur
     """The transferred model, the from-scratch one and the one before training on held-out target text; CdLM loss."""
     use_all_cores()
     lines = context.lines("target-held-out.txt")
-    names = {"start": START, "transferred": LANGUAGE_SPECIFIC}
+    names = {"start": START, "transferred": final_stage(context.config)}
     if context.config.baseline.scratch:
         names["scratch"] = SCRATCH
     models: Figures = {}
@@ -62,7 +61,7 @@ def evaluate_models(context: Context, folder: Path, tell: StepProgress) -> Figur
         "models": models,
         "unigram": {"bits_per_character": _unigram(context, lines)},
         "cdlm": _cdlm_losses(context),
-        "examples": fill_masks(context, load_model(context, LANGUAGE_SPECIFIC), lines),
+        "examples": fill_masks(context, load_model(context, final_stage(context.config)), lines),
     }
 
 
@@ -85,7 +84,9 @@ def score_text(context: Context, model: TrelmForMaskedLM, lines: Sequence[str], 
 
 def _scored_length(context: Context) -> int:
     """Tokens of a scored line: twice what training reads, so that few lines are cut, within the encoder's positions."""
-    return min(2 * context.config.training.max_length, int(context.source.config.max_position_embeddings))
+    longest = usable_positions(context.source.config)
+    wanted = 2 * context.config.training.max_length
+    return wanted if longest is None else min(wanted, longest)
 
 
 def task_lines(task: EvaluationConfig) -> list[str]:
@@ -104,7 +105,7 @@ def score_model(model: str, tasks: Sequence[EvaluationConfig]) -> dict[str, Figu
         raise ConfigError(f"evaluation '{unfit[0]}': translation needs the two tables of a run; see the run's report")
     loaded, tokenizer = _load_masked_lm(model)
     use_all_cores()
-    length = getattr(loaded.config, "max_position_embeddings", None) or 512
+    length = usable_positions(loaded.config) or 512
     return {
         task.label: masked_text_scores(
             loaded,
@@ -238,49 +239,6 @@ def _mask_one_word(context: Context, line: str) -> tuple[str, str] | None:
     return line.replace(word, context.tokenizer.mask_token, 1), word
 
 
-def write_export(context: Context, folder: Path, tell: StepProgress) -> Figures:
-    """The final model as a folder for Hugging Face tools, in `export/` itself."""
-    whole = folder / "model"
-    export_to(context, whole)
-    for path in whole.iterdir():
-        shutil.move(str(path), folder / path.name)
-    whole.rmdir()
-    return {"path": str(folder)}
-
-
-def export_to(context: Context, folder: Path) -> None:
-    """Write the final model anywhere.
-
-    Raises:
-        RunFolderError: the folder is not empty, or the run has not come so far.
-    """
-    evaluation, plan = context.figures(EVALUATION), context.figures(PLAN)
-    card = {
-        "languages": dict(zip(("source", "target"), context.languages)),
-        "base_model": public_name(context.config.source.model),
-        "models": {
-            name: evaluation["models"][name] for name in ("transferred", "scratch") if name in evaluation["models"]
-        },
-        "baseline_rule": plan["baseline_rule"],
-        "budget": describe_budget(context),
-        "alignment": context.figures(ALIGNMENT),
-        "text": {name: figures["lines"] for name, figures in context.figures(CORPUS)["outputs"].items()},
-        "stages": {
-            name: context.figures(STAGE_FOLDERS[name]) for name in STAGE_FOLDERS if name not in (COMBINATION, SCRATCH)
-        },
-        "seed": context.config.seed,
-    }
-    model = load_model(context, LANGUAGE_SPECIFIC)
-    _restore_dropout(model.config.source, context.source.config)
-    export_model(folder, model, context.tokenizer, card)
-
-
-def _restore_dropout(exported: Any, source: Any) -> None:
-    """Who fine-tunes the exported model expects the encoder's own dropout, whatever we trained with."""
-    for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
-        setattr(exported, name, getattr(source, name))
-
-
 def describe_budget(context: Context) -> str:
     """The budget in words."""
     given = context.config.budget.model_dump(exclude_none=True)
@@ -310,7 +268,7 @@ def collect_report(context: Context, steps: Sequence[str]) -> dict[str, Any]:
         "budget": context.config.budget.model_dump(exclude_none=True),
         "plan": _numbers(done[PLAN]),
         "baseline_rule": done[PLAN]["baseline_rule"],
-        "export": {"path": done["export"]["path"]},
+        "export": _numbers(done[EXPORT]),
         "seed": context.config.seed,
         "versions": versions(),
         "config": dump_config(context.config),

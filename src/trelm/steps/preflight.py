@@ -5,10 +5,11 @@ from __future__ import annotations
 from trelm.corpus.files import expand
 from trelm.errors import ConfigError
 from trelm.evaluation.translation import read_dictionary
-from trelm.stages import plan_updates, transfer_stages
+from trelm.model.families import usable_positions
+from trelm.stages import plan_updates
 from trelm.steps.context import Context
 from trelm.steps.preparation import evaluation_sentences
-from trelm.steps.training import stage_settings
+from trelm.steps.training import planned_stages, stage_settings
 
 
 def preflight(context: Context) -> None:
@@ -20,14 +21,14 @@ def preflight(context: Context) -> None:
         BudgetError: a budget in updates is too small for the stages.
         DataError: an evaluation set cannot be read.
     """
-    positions, wanted = context.source.config.max_position_embeddings, context.config.training.max_length
-    if wanted > positions:
+    positions, wanted = usable_positions(context.source.config), context.config.training.max_length
+    if positions is not None and wanted > positions:
         raise ConfigError(
             f"training.max_length: expected at most {positions}, the positions of {context.config.source.model}, "
             f"found {wanted}; lower it"
         )
     if context.config.budget.updates is not None:
-        shares = {stage.name: stage_settings(context, stage).share for stage in transfer_stages(1.0)}
+        shares = {stage.name: stage_settings(context, stage).share for stage in planned_stages(context.config)}
         plan_updates(context.config.budget.updates, "updates", shares, dict.fromkeys(shares, 1.0))
     context.device  # noqa: B018  (raises where it is not there)
     for task in context.config.evaluation:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,12 @@ from trelm.embeddings import (
     build_table,
     frequency_order,
     skip_gram,
+    through,
 )
 from trelm.errors import DataError
 from trelm.evaluation.translation import precision_at, read_dictionary
 from trelm.model.configuration import TrelmConfig
-from trelm.model.source import scratch_model, transferred_model, trelm_config
+from trelm.model.source import scratch_model, special_ids, transferred_model, trelm_config
 from trelm.progress import StepProgress
 from trelm.steps.context import (
     ALIGNMENT,
@@ -219,12 +221,12 @@ def align_embeddings(context: Context, folder: Path, tell: StepProgress) -> Figu
 def build_models(context: Context, folder: Path, tell: StepProgress) -> Figures:
     """METHOD section 4: the transferred model before training; for the baseline, the same with random weights."""
     config, vectors = context.config, SubwordVectors.load(context.folder(EMBEDDINGS))
-    aligned = load_file(context.folder(ALIGNMENT) / "alignment.safetensors")
+    mapped = load_file(context.folder(ALIGNMENT) / "alignment.safetensors")["mapped"].numpy()
+    own = context.source.table.numpy()
     links, link_counts = _links_of_target_entries(context, config.embeddings.min_links)
-    table = build_table(
-        aligned["mapped"].numpy(),
-        vectors.has_vector,
-        context.source.table.numpy(),
+    build = partial(
+        build_table,
+        has_vector=vectors.has_vector,
         shared=shared_entries(context.tokenizer, context.source.tokenizer),
         specials=special_rows(context.tokenizer, context.source.tokenizer),
         copy_shared=config.embeddings.copy_shared,
@@ -232,9 +234,14 @@ def build_models(context: Context, folder: Path, tell: StepProgress) -> Figures:
         link_counts=link_counts,
         seed=config.seed,
     )
+    table = build(mapped, source_table=own)
     table.save(folder)
-    settings = model_config(context, len(context.tokenizer), context.tokenizer.pad_token_id)
-    model = transferred_model(settings, context.source, torch.from_numpy(table.rows), config.seed)
+    output = None
+    if context.source.output_table is not None:  # the encoder keeps one of its own: the same rows, from its side
+        outputs = context.source.output_table.numpy()
+        output = torch.from_numpy(build(through(mapped, own, outputs), source_table=outputs).rows)
+    settings = model_config(context, len(context.tokenizer), special_ids(context.tokenizer))
+    model = transferred_model(settings, context.source, torch.from_numpy(table.rows), config.seed, output=output)
     with writing(folder):
         model.save_pretrained(str(folder / "start"))
         if config.baseline.scratch:
@@ -245,16 +252,16 @@ def build_models(context: Context, folder: Path, tell: StepProgress) -> Figures:
         "tri_position": settings.tri_position,
         "source_has_head": context.source.has_head,
         "rows": table.counts,
-        "row_norms": _row_norms(table, context.source.table.numpy()),
+        "row_norms": _row_norms(table, own),
     }
 
 
-def model_config(context: Context, vocabulary_size: int, pad_token_id: int | None) -> TrelmConfig:
+def model_config(context: Context, vocabulary_size: int, ids: Mapping[str, int | None]) -> TrelmConfig:
     """The configuration of the run's models."""
     return trelm_config(
         context.source.config,
         vocabulary_size=vocabulary_size,
-        pad_token_id=pad_token_id,
+        special_ids=ids,
         languages=context.languages,
         hidden_dropout=context.config.training.hidden_dropout,
         attention_dropout=context.config.training.attention_dropout,

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from trelm.config import StageConfig
+from trelm.config import Config, StageConfig
 from trelm.corpus.ragged import Ragged
 from trelm.errors import BudgetError
 from trelm.model.encoder import TrelmForMaskedLM
@@ -18,6 +18,7 @@ from trelm.stages import (
     COMBINATION,
     COMMONALITY,
     LANGUAGE_SPECIFIC,
+    PLAIN,
     RANDOM,
     SCRATCH,
     START,
@@ -41,11 +42,13 @@ STAGE_FOLDERS = {
     TRANSFER_LOWER: "stages/3-transfer-lower",
     COMBINATION: "stages/4-combination",
     LANGUAGE_SPECIFIC: "stages/5-language-specific",
+    PLAIN: "stages/6-plain",
     SCRATCH: "stages/scratch",
 }
 STAGE_SECONDS = 3.0  # loading and saving a model, once a stage
 EVALUATION_SECONDS = 15.0  # evaluation, export and report of a small run
 EVALUATION_SHARE = 0.08  # of a long run: evaluation, and the noise of the clock
+PLAIN_SHARE, LEAST_PLAIN_UPDATES = 0.1, 20  # of the language-specific stage, where the run was planned without
 ONLY_FOR_TRANSFER = ("word-links", "embeddings", "alignment")
 
 Unit = Literal["updates", "tokens", "seconds"]
@@ -59,7 +62,7 @@ def plan_training(context: Context, folder: Path, tell: StepProgress) -> Figures
     that the transfer's own preparation took (links, vectors, alignment): it could have trained meanwhile.
     """
     started = time.perf_counter()
-    stages = transfer_stages(context.config.training.source_share)
+    stages = planned_stages(context.config)
     shares = {stage.name: stage_settings(context, stage).share for stage in stages}
     unit: Unit = "seconds"
     extra = 0.0
@@ -94,7 +97,7 @@ def train_stage(context: Context, stage: Stage, folder: Path, tell: StepProgress
     """Train one stage from where it starts, and keep its model."""
     use_all_cores()
     model = load_model(context, stage.starts_from)
-    updates = int(context.figures(PLAN)["updates"][stage.name])
+    updates = updates_of(context, stage)
     seed = context.config.seed * 100 + list(STAGE_FOLDERS).index(stage.name)
     training = context.config.training
     batches = stage_data(context).batches(stage, updates=updates, batch_tokens=training.batch_tokens, seed=seed)
@@ -116,6 +119,24 @@ def train_stage(context: Context, stage: Stage, folder: Path, tell: StepProgress
         "flops": stage_flops(model, stage, batches),
         "curve": trained.curve,
     }
+
+
+def planned_stages(config: Config) -> tuple[Stage, ...]:
+    """The stages that train in a run of this configuration, the baseline's not among them."""
+    return transfer_stages(config.training.source_share, plain=config.stages.plain.share > 0)
+
+
+def final_stage(config: Config) -> str:
+    """The stage whose model is the run's result."""
+    return planned_stages(config)[-1].name
+
+
+def updates_of(context: Context, stage: Stage) -> int:
+    """Updates of a stage as the plan says; a plain stage outside the plan gets a share of the one before it."""
+    updates = context.figures(PLAN)["updates"]
+    if stage.name == PLAIN and PLAIN not in updates:
+        return max(LEAST_PLAIN_UPDATES, round(PLAIN_SHARE * int(updates[LANGUAGE_SPECIFIC])))
+    return int(updates[stage.name])
 
 
 def combine_halves(context: Context, folder: Path, tell: StepProgress) -> Figures:
@@ -204,9 +225,10 @@ def measure(
     data: StageData,
     on_progress: Callable[[int, int], None],
 ) -> dict[str, float]:
-    """Seconds of an update of each stage; both transfers do the same work, so one is measured."""
+    """Seconds of an update of each stage; of two that do the same work one is measured."""
     measured = {}
-    chosen = [stage for stage in stages if stage.name != TRANSFER_LOWER and stage_settings(context, stage).share > 0]
+    alike = {TRANSFER_LOWER: TRANSFER_UPPER, PLAIN: LANGUAGE_SPECIFIC}
+    chosen = [stage for stage in stages if stage.name not in alike and stage_settings(context, stage).share > 0]
     for number, stage in enumerate(chosen):
         measured[stage.name] = seconds_per_update(
             model,
@@ -217,7 +239,7 @@ def measure(
         )
         on_progress(number + 1, len(chosen))
     fallback = max(measured.values(), default=1.0)
-    measured[TRANSFER_LOWER] = measured.get(TRANSFER_UPPER, fallback)
+    measured |= {name: measured.get(twin, fallback) for name, twin in alike.items()}
     return {stage.name: measured.get(stage.name, fallback) for stage in stages}
 
 

@@ -21,6 +21,7 @@ from trelm.workspace import read_json, writing
 
 Curve = dict[str, list[float]]
 OnUpdate = Callable[[int, int, float, float | None], None]
+BeforeUpdate = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,9 @@ class Trained:
 class _Account(TrainerCallback):
     """Counts tokens and seconds, keeps the loss curve, asks for checkpoints by the clock."""
 
-    def __init__(self, checkpoint_minutes: float, on_update: OnUpdate | None) -> None:
+    def __init__(
+        self, checkpoint_minutes: float, on_update: OnUpdate | None, before_update: BeforeUpdate | None = None
+    ) -> None:
         self.tokens = 0
         self.seconds = 0.0
         self.curve: Curve = {"updates": [], "tokens": [], "seconds": [], "loss": []}
@@ -65,6 +68,7 @@ class _Account(TrainerCallback):
         self._saved = time.perf_counter()
         self._checkpoint_seconds = 60 * checkpoint_minutes
         self._on_update = on_update
+        self._before_update = before_update
         self._loss: float | None = None
 
     def values(self) -> dict[str, Any]:
@@ -83,6 +87,10 @@ class _Account(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._since = self._saved = time.perf_counter()
+
+    def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self._before_update is not None:
+            self._before_update(state.global_step, state.max_steps)
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if time.perf_counter() - self._saved > self._checkpoint_seconds:
@@ -152,14 +160,17 @@ def train(
     settings: LoopSettings,
     folder: Path,
     on_update: OnUpdate | None = None,
+    before_update: BeforeUpdate | None = None,
 ) -> Trained:
     """Train `model` in place on all `batches`, from the last whole checkpoint in `folder` if there is one.
 
     Args:
+        before_update: called before every update with (updates done, updates in all); what it sets must depend on
+            these alone, or a resumed training would differ.
         on_update: called after every update with (updates done, updates in all, tokens a second, the last
             logged loss if there is one).
     """
-    account = _Account(settings.checkpoint_minutes, on_update)
+    account = _Account(settings.checkpoint_minutes, on_update, before_update)
     checkpoint = checkpoints.last_complete(folder)
     if checkpoint is not None:
         account.restore(read_json(checkpoint / checkpoints.COMPLETE))

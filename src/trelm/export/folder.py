@@ -1,0 +1,53 @@
+"""The folder itself, whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from trelm.errors import RunFolderError
+from trelm.export.card import render_card
+from trelm.export.onnx import export_onnx
+from trelm.workspace import atomic_path, write_text
+
+
+def write_folder(
+    folder: Path,
+    write: Callable[[Path], Any],
+    tokenizer: PreTrainedTokenizerBase,
+    card: Mapping[str, Any],
+    *,
+    verify: Callable[[Path], Mapping[str, Any]] | None = None,
+    onnx_sentences: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Write `folder` with weights (safetensors), configuration, tokenizer and `README.md`, whole or not at all.
+
+    Args:
+        write: writes weights and configuration into a folder, as a model's `save_pretrained` does.
+        card: see `trelm.export.card.render_card`.
+        verify: looks at the folder, model and tokenizer in it, and gives the card's `check`; what it raises leaves no
+            folder.
+        onnx_sentences: sentences that the ONNX file is checked on; without any, none is written. For plain models only.
+
+    Returns:
+        `check`: what `verify` returned, `onnx`: what `export_onnx` returned; each where it was asked for.
+
+    Raises:
+        RunFolderError: the folder exists and is not empty.
+        ExportError: see `export_onnx`.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RunFolderError(f"{folder}: expected a new or empty folder, found files there; choose another --to folder")
+    figures: dict[str, Any] = {}
+    with atomic_path(folder) as temporary:
+        write(temporary)
+        tokenizer.save_pretrained(str(temporary))
+        if verify is not None:
+            figures["check"] = dict(verify(temporary))
+        if onnx_sentences:
+            figures["onnx"] = export_onnx(temporary, sentences=onnx_sentences)
+        write_text(temporary / "README.md", render_card({**card, **figures}))
+    return figures

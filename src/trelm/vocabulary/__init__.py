@@ -1,0 +1,27 @@
+"""The joint subword vocabulary, of the source tokenizer's own kind (METHOD section 1)."""
+
+from trelm.vocabulary.comparison import shared_entries, special_rows, statistics
+from trelm.vocabulary.encoding import encode_lines
+from trelm.vocabulary.special import ROLES
+from trelm.vocabulary.training import (
+    ALPHABET_LIMIT,
+    ALPHABET_LIMIT_HAN,
+    default_alphabet_limit,
+    save_tokenizer,
+    train_vocabulary,
+)
+from trelm.vocabulary.words import is_continuation
+
+__all__ = [
+    "ALPHABET_LIMIT",
+    "ALPHABET_LIMIT_HAN",
+    "ROLES",
+    "default_alphabet_limit",
+    "encode_lines",
+    "is_continuation",
+    "save_tokenizer",
+    "shared_entries",
+    "special_rows",
+    "statistics",
+    "train_vocabulary",
+]

@@ -1,0 +1,75 @@
+"""Which pieces go on with the word before them."""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers.decoders import ByteLevel
+from transformers import PreTrainedTokenizerBase
+
+from trelm.errors import ConfigError
+from trelm.vocabulary.description import backend_spec, metaspace, special_ids, types
+
+# The first words of the Unicode names of letters of scripts that put no spaces between words.
+SCRIPTS_WITHOUT_SPACES = frozenset(
+    ("BOPOMOFO", "CJK", "HIRAGANA", "KATAKANA", "KHMER", "LAO", "MYANMAR", "THAI", "TIBETAN", "YI")
+)
+
+
+def is_continuation(tokenizer: PreTrainedTokenizerBase) -> NDArray[np.bool_]:
+    """Which entries continue a word, bool [V]; special tokens do not.
+
+    WordPiece marks continuations (`##`); byte-level BPE and SentencePiece kinds mark beginnings (`Ġ`, `▁`), so there
+    the first piece of a line without a leading space also counts as a continuation. Where marks mean nothing, in
+    scripts that put no spaces between words, every piece is a word of its own; so is punctuation, as for BERT.
+
+    Raises:
+        ConfigError: a tokenizer that marks neither.
+    """
+    spec = backend_spec(tokenizer)
+    prefix = spec["model"].get("continuing_subword_prefix")
+    marker = prefix or _word_marker(spec)
+    specials = special_ids(tokenizer)
+    is_byte_level = not prefix and marker != metaspace(spec)
+    flags = np.zeros(len(tokenizer), dtype=np.bool_)
+    for piece, row in tokenizer.get_vocab().items():
+        if row not in specials and piece.startswith(marker) == bool(prefix):
+            text = _decoded(piece) if is_byte_level else piece.removeprefix(prefix or "")
+            flags[row] = not _stands_alone(text)
+    return flags
+
+
+def is_han(character: str) -> bool:
+    """Whether the character is a Chinese one, in whatever language."""
+    return unicodedata.name(character, "").startswith("CJK ")
+
+
+def _decoded(piece: str) -> str:
+    """The text of a byte-level piece; nothing where it begins within a character or is not all there."""
+    text = ByteLevel().decode([piece])
+    return "" if text.startswith("\ufffd") else str(text)
+
+
+def _stands_alone(text: str) -> bool:
+    if not text:
+        return False
+    category = unicodedata.category(text[0])
+    if category.startswith("L"):
+        return unicodedata.name(text[0], "").partition(" ")[0] in SCRIPTS_WITHOUT_SPACES
+    return category[0] in "PS" and not (text.startswith("<0x") and len(text) == len("<0x00>"))
+
+
+def _word_marker(spec: dict[str, Any]) -> str:
+    kinds = types(spec["pre_tokenizer"])
+    if "ByteLevel" in kinds:
+        return "Ġ"
+    marker = metaspace(spec)
+    if marker is None:
+        raise ConfigError(
+            f"tokenizer: expected pieces that mark where words begin or go on, found a {spec['model']['type']} model "
+            f"with pre-tokenisers {', '.join(kinds) or 'none'}; choose a WordPiece, Unigram or byte-level BPE encoder"
+        )
+    return marker

@@ -1,0 +1,86 @@
+"""A dozen sentences in each of five languages, with names, digits and punctuation; and new words of their scripts."""
+
+from __future__ import annotations
+
+SENTENCES = {
+    "Indonesian": [
+        "Pagi ini Budi berangkat ke pasar untuk membeli 3 kilogram beras.",
+        "Apakah kamu sudah makan siang, Ratna?",
+        "Hujan turun sangat deras di Bogor sejak pukul 14.30!",
+        "Anak-anak itu bermain layang-layang di lapangan desa.",
+        "Ibu berkata, \"Jangan lupa menutup pintu.\"",
+        "Harga tiket kereta ke Yogyakarta naik 12% tahun ini.",
+        "Kakek menanam pohon mangga di belakang rumah pada 1987.",
+        "Perpustakaan kota buka setiap hari (kecuali Minggu).",
+        "Mereka mempertanggungjawabkan semua pengeluaran; tidak ada yang hilang.",
+        "Surabaya, Medan, dan Makassar adalah kota-kota besar.",
+        "Dia tidak tahu siapa yang mengetuk pintu tadi malam.",
+        "Kami akan menyeberangi sungai dengan perahu kecil: namanya Melati.",
+    ],
+    "Chinese": [
+        "今天早上王芳去市场买了三斤苹果。",
+        "你吃过午饭了吗？",
+        "北京的冬天很冷，最低气温是零下10度！",
+        "孩子们在学校的操场上踢足球。",
+        "老师说：“请把书打开到第25页。”",
+        "这本书的价格是38.5元，比去年贵一点。",
+        "我们坐火车从上海到广州（大约七个小时）。",
+        "爷爷在院子里种了一棵桃树。",
+        "图书馆每天开门，星期一休息。",
+        "昨天晚上下了一场大雨，路上都是水。",
+        "李明和他的朋友喜欢看电影、听音乐。",
+        "他不知道是谁敲了门；外面没有人。",
+    ],
+    "Arabic": [
+        "ذهب أحمد إلى السوق هذا الصباح ليشتري الخبز.",
+        "هل تناولت الغداء يا فاطمة؟",
+        "كان المطر غزيرًا في بيروت منذ الساعة 7!",
+        "يلعب الأطفال كرة القدم في ساحة المدرسة.",
+        "قالت الأم: «لا تنسَ أن تغلق الباب».",
+        "ارتفع سعر التذكرة بنسبة 12% هذا العام.",
+        "زرع جدي شجرة زيتون خلف البيت عام 1987.",
+        "المكتبة مفتوحة كل يوم (ما عدا الجمعة).",
+        "سافرنا من القاهرة إلى الإسكندرية بالقطار، وكانت الرحلة قصيرة.",
+        "مُحَمَّدٌ طَالِبٌ مُجْتَهِدٌ يَقْرَأُ كَثِيرًا.",
+        "لا يعرف أحدٌ من طرق الباب ليلة أمس؛ لم يكن هناك شخص.",
+        "نحب القراءة والموسيقى والشعر القديم.",
+    ],
+    "Vietnamese": [
+        "Sáng nay chị Hương đi chợ mua 3 cân gạo.",
+        "Bạn đã ăn trưa chưa, Tuấn?",
+        "Trời mưa rất to ở Đà Nẵng từ lúc 14 giờ 30!",
+        "Những đứa trẻ thả diều trên cánh đồng làng.",
+        "Mẹ dặn: \"Đừng quên đóng cửa sổ nhé.\"",
+        "Giá vé tàu đi Huế tăng 12% trong năm nay.",
+        "Ông tôi trồng một cây xoài sau nhà vào năm 1987.",
+        "Thư viện thành phố mở cửa hằng ngày (trừ chủ nhật).",
+        "Chúng tôi thường uống cà phê sữa đá vào buổi sáng.",
+        "Nguyễn Văn Quyết và Phạm Thị Thuỷ là bạn học cũ.",
+        "Không ai biết người gõ cửa tối qua là ai; ngoài kia vắng vẻ.",
+        "Đường về quê quanh co, khúc khuỷu nhưng đẹp.",
+    ],
+    "Thai": [
+        "เช้านี้สมชายไปตลาดเพื่อซื้อข้าว 3 กิโลกรัม",
+        "คุณกินข้าวกลางวันแล้วหรือยัง?",
+        "ฝนตกหนักมากที่เชียงใหม่ตั้งแต่เวลา 14.30 น.!",
+        "เด็กๆ เล่นว่าวอยู่ในทุ่งนาของหมู่บ้าน",
+        "แม่พูดว่า \"อย่าลืมปิดประตูนะ\"",
+        "ราคาตั๋วรถไฟไปขอนแก่นเพิ่มขึ้น 12% ในปีนี้",
+        "คุณปู่ปลูกต้นมะม่วงไว้หลังบ้านเมื่อปี 1987",
+        "ห้องสมุดเปิดทุกวัน (ยกเว้นวันจันทร์)",
+        "พวกเราชอบดื่มกาแฟเย็นและอ่านหนังสือพิมพ์ตอนเช้า",
+        "กรุงเทพฯ ภูเก็ต และนครราชสีมาเป็นเมืองใหญ่",
+        "ไม่มีใครรู้ว่าใครเคาะประตูเมื่อคืนนี้ ข้างนอกไม่มีคน",
+        "น้ำในแม่น้ำสูงขึ้นเพราะพายุเข้าเมื่อสัปดาห์ที่แล้ว",
+    ],
+}  # fmt: skip
+
+# Of characters that occur above, in an order that does not.
+NEW_WORDS = {
+    "Indonesian": "berkelimpahan mengatasnamakan, Kasturi 4567",
+    "Chinese": "友朋雨大，北上京海学校门",
+    "Arabic": "مدرستنا سوقهم كتابها",
+    "Vietnamese": "nghiễm trưởng khuyển đường, Ngần",
+    "Thai": "ประเทศหนาวจันทร์เย็นน้ำตาลมะพร้าว",
+}
+LINES = [line for lines in zip(*SENTENCES.values()) for line in lines] * 2
