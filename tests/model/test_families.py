@@ -8,7 +8,6 @@ import pytest
 import torch
 from tiny_families import FAMILY_NAMES, POSITIONS, ROLES, SETTINGS, VOCABULARY, roles_of, tiny_config, trelm_of
 from tiny_models import random_ids
-from torch import Tensor
 from transformers import GPT2Config
 
 from trelm.errors import ConfigError
@@ -202,10 +201,9 @@ def test_the_padding_token_must_be_where_positions_are_counted_from(name: str) -
     for padding in (0, 4, None) if counted else (0, 4):
         special = ROLES | {"pad": padding}
         if counted:
-            words = (
-                rf"^vocabulary: expected the padding token at id 1, from which {source.model_type} counts positions, "
-            )
-            with pytest.raises(ConfigError, match=rf"{words}found it at {padding}; give the tokenizer of this encoder"):
+            start = rf"^vocabulary: expected the padding token at id 1, from which {source.model_type} counts positions"
+            words = rf"{start}, found it at {padding}; give the tokenizer of this encoder its padding token there$"
+            with pytest.raises(ConfigError, match=words):
                 trelm_config(source, vocabulary_size=9, special_ids=special, languages=("en", "id"))
         else:
             made = trelm_config(source, vocabulary_size=9, special_ids=special, languages=("en", "id"))

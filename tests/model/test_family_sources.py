@@ -120,14 +120,22 @@ def test_the_transform_of_the_head_is_the_sources(name: str, sources: dict[str, 
     assert (compared == 0) == name.startswith("eurobert")
 
 
-@pytest.mark.parametrize("layers", [2, 3, 5])
 @pytest.mark.parametrize("name", FAMILY_NAMES)
-def test_the_tri_layer_is_a_copy_of_layer_m(name: str, layers: int, tmp_path: Path) -> None:
+def test_the_tri_layer_is_a_copy_of_layer_m(name: str, sources: dict[str, SourceEncoder]) -> None:
+    assert_tri_layer_is_a_copy(sources[name])
+
+
+@pytest.mark.parametrize("layers", [2, 3, 5])
+@pytest.mark.parametrize("name", ["distilbert", "deberta-v2-convolution", "modernbert", "modernbert-biases"])
+def test_the_tri_layer_of_other_depths_is_a_copy_of_layer_m(name: str, layers: int, tmp_path: Path) -> None:
+    assert_tri_layer_is_a_copy(load_source(str(save_source(name, tmp_path, layers=layers))))
+
+
+def assert_tri_layer_is_a_copy(source: SourceEncoder) -> None:
     """Except what layer m lacks: ModernBERT's first one has no normalisation of its input."""
-    source = load_source(str(save_source(name, tmp_path, layers=layers)))
+    layers, family = source.config.num_hidden_layers, FAMILIES[source.config.model_type]
     model, _, _ = transferred(source)
-    body = FAMILIES[SETTINGS[name][0]].layers(source.backbone)
-    below = body[layers // 2 - 1].state_dict()
+    below = family.layers(source.backbone)[layers // 2 - 1].state_dict()
     for key, value in model.trelm.tri_layer.layer.state_dict().items():
         if key in below:
             assert torch.equal(value, below[key]), key
@@ -137,7 +145,7 @@ def test_the_tri_layer_is_a_copy_of_layer_m(name: str, layers: int, tmp_path: Pa
     assert below.keys() <= model.trelm.tri_layer.layer.state_dict().keys()
     with torch.no_grad():
         next(model.trelm.tri_layer.parameters()).add_(1)
-    ours = FAMILIES[SETTINGS[name][0]].layers(model.trelm.backbone)[layers // 2 - 1].state_dict()
+    ours = family.layers(model.trelm.backbone)[layers // 2 - 1].state_dict()
     assert all(torch.equal(value, below[key]) for key, value in ours.items())  # a copy, not the layer itself
 
 

@@ -1,4 +1,4 @@
-"""The plain model of every family is the TreLM model, in a class that knows nothing of it; and what is not is caught."""
+"""The plain model of every family is the TreLM model, in a class that knows nothing of it; what is not, is caught."""
 
 from __future__ import annotations
 
@@ -37,15 +37,27 @@ WITH_POOLER = {"bert", "roberta", "xlm-roberta", "camembert", "mpnet"}
 """Model types."""
 POSITIONS, OUTPUT, INPUT = "positions at the TRILayer", "language at the TRILayer", "language at the input"
 TRAINED_AWAY: dict[str, list[str]] = {
-    **dict.fromkeys(["bert", "bert-untied", "roberta", "xlm-roberta", "camembert", "distilbert"], [POSITIONS]),
-    **dict.fromkeys(["electra-discriminator", "electra-generator", "electra-same-width"], [POSITIONS]),
-    **dict.fromkeys(["mpnet", "deberta-v2-positions", "nomic-bert"], []),
-    **dict.fromkeys(["deberta-v2", "deberta-v3", "deberta-v2-convolution", "deberta-v2-narrow"], [INPUT]),
+    "bert": [POSITIONS],
+    "roberta": [POSITIONS],
+    "xlm-roberta": [POSITIONS],
+    "camembert": [POSITIONS],
+    "electra-discriminator": [POSITIONS],
+    "electra-generator": [POSITIONS],
+    "distilbert": [POSITIONS],
+    "mpnet": [],
+    "deberta-v2": [INPUT],
+    "deberta-v3": [INPUT],
     "modernbert": [OUTPUT, INPUT],
-    "modernbert-biases": [INPUT],
     "eurobert": [OUTPUT],
-    "eurobert-biases": [],
+    "nomic-bert": [],
+    "bert-untied": [POSITIONS],
+    "electra-same-width": [POSITIONS],
+    "deberta-v2-convolution": [INPUT],
+    "deberta-v2-positions": [],
+    "deberta-v2-narrow": [INPUT],
+    "modernbert-biases": [INPUT],
     "eurobert-tied": [OUTPUT, INPUT],
+    "eurobert-biases": [],
 }
 """From docs/explanation/plain-export.md: what no weight of the family's own class can hold."""
 
@@ -282,7 +294,7 @@ def test_the_other_language_is_caught(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FAMILY_NAMES)
-@pytest.mark.parametrize(("one", "other"), [(1, 2), (2, 3), (3, 4), (1, 4)])
+@pytest.mark.parametrize(("one", "other"), [(1, 2), (2, 3)])
 def test_swapped_layers_are_caught(name: str, one: int, other: int) -> None:
     """The TRILayer is number 2; number 0 is left out: ModernBERT's has other weights."""
     model = annealed(name)
@@ -297,7 +309,7 @@ def test_swapped_layers_are_caught(name: str, one: int, other: int) -> None:
 
 @pytest.mark.parametrize("name", FAMILY_NAMES)
 @pytest.mark.parametrize("place", [1, 3])
-def test_a_tri_layer_at_the_wrong_place_is_caught(name: str, place: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tri_layer_at_the_wrong_place_is_caught(name: str, place: int) -> None:
     """Its language folds where it should, but it stands below layer m, or above layer m+1."""
     model = annealed(name)
     family = FAMILIES[SETTINGS[name][0]]
@@ -311,7 +323,7 @@ def test_a_tri_layer_at_the_wrong_place_is_caught(name: str, place: int, monkeyp
 
 
 @pytest.mark.parametrize("name", FAMILY_NAMES)
-@pytest.mark.parametrize("number", range(5))
+@pytest.mark.parametrize("number", [0, 2, 4])
 @torch.no_grad()
 def test_a_weight_that_is_off_by_a_thousandth_is_caught(name: str, number: int) -> None:
     """One row of one matrix of each layer; a single number may belong to a unit that never fires."""

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from tiny_models import roughen
-from tiny_tokenizers import source_tokenizer
 from transformers import AutoConfig, ElectraForPreTraining, PreTrainedConfig, PreTrainedModel
 
+from tiny_tokenizers import source_tokenizer
 from trelm.model.families import FAMILIES
 from trelm.model.source import scratch_model, special_ids, trelm_config
 

@@ -8,7 +8,7 @@ SENTENCES = {
         "Apakah kamu sudah makan siang, Ratna?",
         "Hujan turun sangat deras di Bogor sejak pukul 14.30!",
         "Anak-anak itu bermain layang-layang di lapangan desa.",
-        "Ibu berkata, \"Jangan lupa menutup pintu.\"",
+        'Ibu berkata, "Jangan lupa menutup pintu."',
         "Harga tiket kereta ke Yogyakarta naik 12% tahun ini.",
         "Kakek menanam pohon mangga di belakang rumah pada 1987.",
         "Perpustakaan kota buka setiap hari (kecuali Minggu).",
@@ -50,7 +50,7 @@ SENTENCES = {
         "Bạn đã ăn trưa chưa, Tuấn?",
         "Trời mưa rất to ở Đà Nẵng từ lúc 14 giờ 30!",
         "Những đứa trẻ thả diều trên cánh đồng làng.",
-        "Mẹ dặn: \"Đừng quên đóng cửa sổ nhé.\"",
+        'Mẹ dặn: "Đừng quên đóng cửa sổ nhé."',
         "Giá vé tàu đi Huế tăng 12% trong năm nay.",
         "Ông tôi trồng một cây xoài sau nhà vào năm 1987.",
         "Thư viện thành phố mở cửa hằng ngày (trừ chủ nhật).",
@@ -64,7 +64,7 @@ SENTENCES = {
         "คุณกินข้าวกลางวันแล้วหรือยัง?",
         "ฝนตกหนักมากที่เชียงใหม่ตั้งแต่เวลา 14.30 น.!",
         "เด็กๆ เล่นว่าวอยู่ในทุ่งนาของหมู่บ้าน",
-        "แม่พูดว่า \"อย่าลืมปิดประตูนะ\"",
+        'แม่พูดว่า "อย่าลืมปิดประตูนะ"',
         "ราคาตั๋วรถไฟไปขอนแก่นเพิ่มขึ้น 12% ในปีนี้",
         "คุณปู่ปลูกต้นมะม่วงไว้หลังบ้านเมื่อปี 1987",
         "ห้องสมุดเปิดทุกวัน (ยกเว้นวันจันทร์)",
@@ -73,14 +73,14 @@ SENTENCES = {
         "ไม่มีใครรู้ว่าใครเคาะประตูเมื่อคืนนี้ ข้างนอกไม่มีคน",
         "น้ำในแม่น้ำสูงขึ้นเพราะพายุเข้าเมื่อสัปดาห์ที่แล้ว",
     ],
-}  # fmt: skip
+}
 
 # Of characters that occur above, in an order that does not.
 NEW_WORDS = {
-    "Indonesian": "berkelimpahan mengatasnamakan, Kasturi 4567",
+    "Indonesian": "berkelimpahan mengatasnamakan, Kasturi 4578",
     "Chinese": "友朋雨大，北上京海学校门",
     "Arabic": "مدرستنا سوقهم كتابها",
-    "Vietnamese": "nghiễm trưởng khuyển đường, Ngần",
-    "Thai": "ประเทศหนาวจันทร์เย็นน้ำตาลมะพร้าว",
+    "Vietnamese": "nghiễm trưởng khuyết đường, Ngân",
+    "Thai": "ประตูหนาวจันทร์เย็นน้ำตาลมะพร้าว",
 }
 LINES = [line for lines in zip(*SENTENCES.values()) for line in lines] * 2

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from trelm.errors import RunFolderError
 from trelm.export.card import render_card
 from trelm.export.onnx import export_onnx
+from trelm.vocabulary import save_tokenizer
 from trelm.workspace import atomic_path, write_text
 
 
@@ -44,7 +45,7 @@ def write_folder(
     figures: dict[str, Any] = {}
     with atomic_path(folder) as temporary:
         write(temporary)
-        tokenizer.save_pretrained(str(temporary))
+        save_tokenizer(tokenizer, temporary)
         if verify is not None:
             figures["check"] = dict(verify(temporary))
         if onnx_sentences:

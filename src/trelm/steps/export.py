@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor
 from transformers import AutoModelForMaskedLM
 
-from trelm.export import write_folder
+from trelm.export import data_row, source_licence, write_folder
 from trelm.model.encoder import TrelmForMaskedLM
 from trelm.model.plain import ROUNDING, Agreement, check, compare, trained_away, write_plain
-from trelm.model.source import public_name, restore_dropout
+from trelm.model.source import public_name, restore_dropout, source_path
 from trelm.progress import StepProgress
 from trelm.stages import LANGUAGE_SPECIFIC, PLAIN, PLAIN_STAGE
-from trelm.steps.context import ALIGNMENT, CORPUS, EVALUATION, PLAN, Context, Figures, use_all_cores
+from trelm.steps.context import ALIGNMENT, CORPUS, EVALUATION, PLAN, Context, Figures, parallel_sources, use_all_cores
 from trelm.steps.outcome import describe_budget, score_text
 from trelm.steps.training import STAGE_FOLDERS, final_stage, load_model, planned_stages, train_stage
 
@@ -169,4 +170,24 @@ def _card(context: Context, stage: str | None) -> Figures:
         "text": {name: figures["lines"] for name, figures in context.figures(CORPUS)["outputs"].items()},
         "stages": {name: context.figures(STAGE_FOLDERS[name]) for name in names},
         "seed": config.seed,
+        "license": config.card.license,
+        "source_license": config.card.source_license or source_licence(source_path(config.source.model)),
+        "data": list(_data_rows(context)),
     }
+
+
+def _data_rows(context: Context) -> Iterator[Figures]:
+    """The inputs as the configuration names them, with the lines that were kept and the licences that the user gave."""
+    config, read = context.config, context.figures(CORPUS)["read"]
+    named: list[tuple[str, str, str | tuple[str, str]]] = [
+        *(("source", "source text", name) for name in config.source.text),
+        *(("target", "target text", name) for name in config.target.text),
+        *(("parallel", "parallel text", name) for name in parallel_sources(config)),
+    ]
+    for kind, role, name in named:
+        names = (name,) if isinstance(name, str) else name
+        pattern = f"{kind}: {' + '.join(names)}"
+        kept = [figures["kept"] for key, figures in read.items() if fnmatchcase(key, pattern)]
+        yield data_row(name, role, lines=sum(kept) if kept else None, licence=config.card.license_of(*names))
+    for task in config.evaluation:
+        yield data_row(task.label, "evaluation", lines=None, licence=config.card.license_of(task.label))

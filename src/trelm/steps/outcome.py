@@ -211,6 +211,8 @@ def fill_masks(context: Context, model: TrelmForMaskedLM, lines: Sequence[str]) 
             continue
         text, truth = masked
         inputs = tokenizer(text, return_tensors="pt", return_token_type_ids=False).to(model.device)
+        if inputs["input_ids"].shape[1] > _scored_length(context):
+            continue
         with torch.inference_mode():
             logits = model(**inputs).logits[0]
         place = int((inputs["input_ids"][0] == tokenizer.mask_token_id).nonzero()[0])

@@ -48,6 +48,7 @@ from trelm.vocabulary import (
     default_alphabet_limit,
     encode_lines,
     is_continuation,
+    save_tokenizer,
     shared_entries,
     special_rows,
     statistics,
@@ -107,7 +108,7 @@ def build_vocabulary(context: Context, folder: Path, tell: StepProgress) -> Figu
         lowercase=settings.lowercase,
     )
     with writing(folder):
-        tokenizer.save_pretrained(str(folder))
+        save_tokenizer(tokenizer, folder)
     held_out = {
         language: context.lines(f"{side}-held-out.txt")[:SAMPLE_LINES]
         for side, language in zip(("source", "target"), context.languages)

@@ -12,9 +12,6 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from trelm.errors import ConfigError
 
 METASPACE = "▁"
-# In a Unigram model every entry may be found in a text: entries that stand for no text are so improbable that their
-# spelling is always read as characters. (SentencePiece keeps them out of the search; `tokenizers` has no such mark.)
-SCORE_OF_NO_TEXT = -1.0e4
 
 
 def backend_spec(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from itertools import chain
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,9 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from trelm.corpus.ragged import Ragged
-from trelm.vocabulary.description import SCORE_OF_NO_TEXT, backend_spec, batches, special_ids
+from trelm.vocabulary.description import backend_spec, batches, special_ids
+
+NO_CHARACTER = "\U0010ffff"  # by Unicode's definition
 
 
 def encode_lines(
@@ -45,11 +48,21 @@ def encode_lines(
 
 def plain_backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
     """A copy of the Rust tokenizer that neither truncates nor pads, and reads `[MASK]` in a text as mere characters."""
-    spec = {**backend_spec(tokenizer), "truncation": None, "padding": None}
+    spec = {**backend_spec(tokenizer), "truncation": None, "padding": None, "post_processor": None}
     if spec["model"]["type"] == "Unigram":
-        for row in special_ids(tokenizer):
-            if row < len(spec["model"]["vocab"]):
-                spec["model"]["vocab"][row][1] = SCORE_OF_NO_TEXT
+        _hide(spec, special_ids(tokenizer))
     backend = Tokenizer.from_str(json.dumps(spec))
     backend.encode_special_tokens = True
     return backend
+
+
+def _hide(spec: dict[str, Any], specials: set[int]) -> None:
+    """Spell special tokens as no text does: a Unigram model finds every entry in a text, also these.
+
+    Added tokens beyond the model's entries stay: the ids of those after them depend on it.
+    """
+    vocabulary = spec["model"]["vocab"]
+    hidden = {row for row in specials if row < len(vocabulary)}
+    for row in hidden:
+        vocabulary[row][0] = f"{NO_CHARACTER}{row}"
+    spec["added_tokens"] = [token for token in spec["added_tokens"] if token["id"] not in hidden]

@@ -19,7 +19,7 @@ from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 from tokenizers import Tokenizer
 from tokenizers.models import Unigram
 
-from trelm.vocabulary.description import METASPACE, SCORE_OF_NO_TEXT
+from trelm.vocabulary.description import METASPACE
 from trelm.vocabulary.models import BYTES, Limits, alphabet, check_size
 
 THREADS = 4  # sums of probabilities depend on it: never the number of the machine's cores
@@ -28,6 +28,9 @@ RESERVED = "\0▅"  # characters that SentencePiece keeps for itself
 MOST_CHARACTERS = 20_000_000
 _LONGEST_LINE = 2**30
 _UNKNOWN = "<unk>"
+# In a Unigram model every entry may be found in a text: entries that stand for no text are so improbable that their
+# spelling is read as characters. (SentencePiece keeps them out of the search; `tokenizers` has no such mark.)
+SCORE_OF_NO_TEXT = -1.0e4
 
 Scores = list[tuple[str, float]]
 
@@ -37,15 +40,16 @@ def train_unigram(
 ) -> dict[str, Any]:
     """A trained Unigram model.
 
-    Its alphabet has the characters that special tokens are spelled with and the sign for a space, besides those that
-    `limits` allow. Longer pieces that the text uses less than `min_frequency` times are left out afterwards. Only the
-    most frequent words, 20 million characters of them, have a say in which pieces there are.
+    Its alphabet has the sign for a space and, with byte fallback, the characters that bytes are spelled with, besides
+    those that `limits` allow. Longer pieces that the text uses less than `min_frequency` times are left out afterwards.
+    Only the most frequent words, 20 million characters of them, have a say in which pieces there are.
 
     Args:
         unknown: the special token for what has no entry.
     """
     fixed = [*specials, *(BYTES if model["byte_fallback"] else ())]
-    letters = sorted({METASPACE, *alphabet(blank, text, limits), *(c for c in "".join(fixed) if not c.isspace())})
+    spelling = "".join(fixed[len(specials) :])
+    letters = sorted({METASPACE, *alphabet(blank, text, limits), *spelling})
     check_size(limits, len(fixed) + len(letters), len(fixed))
     words = _words(blank, text, letters)
     trained = _pieces(_most_frequent(words, MOST_CHARACTERS), limits.size - len(fixed)) if words else []
