@@ -59,10 +59,24 @@ def test_every_page_is_in_the_navigation_and_the_other_way_round() -> None:
     assert yaml.safe_load(text)["strict"] is True
 
 
+def links(text: str) -> list[str]:
+    """Where the links of a page lead; what looks like one in code, fenced or in a line, is none."""
+    prose = re.sub(r"^(`{3,}).*?^\1`*$", "", text, flags=re.DOTALL | re.MULTILINE)
+    return re.findall(r"\]\(([^)#]+)", re.sub(r"`[^`\n]+`", "`code`", prose))
+
+
 @pytest.mark.parametrize("page", WRITTEN, ids=lambda page: page.name)
 def test_every_link_to_a_file_leads_to_one(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")):
+    for target in links(page.read_text(encoding="utf-8")):
         assert "://" in target or (page.parent / target).is_file(), target
+
+
+def test_links_are_found_in_prose_and_not_in_code() -> None:
+    page = '[a](a.md) and `x[0](y)`\n\n```python\nhead["cls"](states)\n```\n\n- [b `code`](b.md#part),\n    [c](c.md)\n'
+    page += "\n````\n```\n[no](no.md)\n````\n[d](d.md)\n"
+    assert links(page) == ["a.md", "b.md", "c.md", "d.md"]
+    everywhere = [target for written in WRITTEN for target in links(written.read_text(encoding="utf-8"))]
+    assert len(everywhere) > 20
 
 
 def test_every_example_of_a_configuration_is_one() -> None:

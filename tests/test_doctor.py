@@ -36,7 +36,7 @@ def test_a_good_machine_gets_no_advice(machine: pytest.MonkeyPatch, tmp_path: Pa
     assert facts["packages"]["torch"] == version("torch")
     assert facts["disk_free"] == human_bytes(10**12)
     assert facts["memory"] == human_bytes(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    assert facts["extras"] == {"demo": True, "eflomal": True}
+    assert facts["extras"] == {"demo": True, "eflomal": True, "onnx": True}
 
 
 def test_cores_are_counted_where_no_affinity_is_known(machine: pytest.MonkeyPatch, tmp_path: Path) -> None:

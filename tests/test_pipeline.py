@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-import shutil
 import signal
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from safetensors.torch import load_file
 
 from toy import (
     ToyRun,
+    copy_of,
     hold_lock,
     manifests,
     run_and_die,
@@ -38,12 +37,6 @@ STEPS = [*PREPARATION, *(f"stages/{name}" for name in STAGES), "evaluation", "ex
 REPORTS = ("report.json", "report.md", "report.html")
 FINAL = "stages/5-language-specific/model/model.safetensors"
 KILLS = 5
-
-
-def copy_of(run: ToyRun, folder: Path) -> ToyRun:
-    """The finished run in a folder that a test may write in."""
-    shutil.copytree(run.folder, folder)
-    return replace(run, folder=folder)
 
 
 def work_of_steps(folder: Path) -> dict[str, tuple[int, int]]:

@@ -43,7 +43,8 @@ def parameters(words: list[str]) -> set[str]:
             break
         assert word in below, f"no command: trelm {' '.join(words)}"
         command = below[word]
-    return {option for parameter in command.params for option in parameter.opts if option.startswith("--")}
+    names = (option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts))
+    return {option for option in names if option.startswith("--")}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -58,6 +59,7 @@ def test_commands_are_found_in_text() -> None:
     with pytest.raises(AssertionError, match="no command: trelm trasnfer"):
         parameters(["trasnfer", "x.yaml"])
     assert "--until" in parameters(["transfer", "x.yaml"])
+    assert {"--plain", "--trelm"} <= parameters(["export", "runs/id"])  # one option, two names
 
 
 def test_every_command_is_in_the_reference() -> None:

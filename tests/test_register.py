@@ -42,7 +42,7 @@ def answer(order, folder):
     kinds = [names[kind].from_pretrained(folder) for kind in ("AutoConfig", "AutoModel", "AutoModelForMaskedLM")]
     _, body, model = kinds
     ids = torch.tensor([[2, 60, 90, 3]])
-    head, table = model.head.predictions, model.get_input_embeddings().weight
+    head, table = model.head.cls.predictions, model.get_input_embeddings().weight
     with torch.no_grad():
         return {
             "kinds": [type(one).__module__ + "." + type(one).__name__ for one in kinds],

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -27,6 +28,7 @@ could him time these two may then do first any my now such like our over man me 
 before must through back years where much your way well down should because each just those people how too little state
 """
 SOURCE_WORDS = WORDS.split()
+WITH_PLAIN = ("budget.updates=14", "stages.plain.share=1")  # two updates more, which are the plain stage's
 LINES, PAIRS, EVALUATION_SENTENCES = 400, 150, 12
 
 
@@ -182,11 +184,23 @@ class ToyRun:
         return Context(self.config(*overrides), Run(self.folder))
 
 
-def make_toy_run(folder: Path, model: Path) -> ToyRun:
+def make_toy_run(folder: Path, model: Path, *overrides: str) -> ToyRun:
     """Write the data and do the whole run."""
     write_toy_data(folder / "data")
-    report = run_toy(toy_config(folder / "data", model), folder / "run")
+    report = run_toy(toy_config(folder / "data", model, *overrides), folder / "run")
     return ToyRun(folder / "data", model, folder / "run", report)
+
+
+def copy_of(run: ToyRun, folder: Path) -> ToyRun:
+    """The finished run in a folder that a test may write in."""
+    shutil.copytree(run.folder, folder)
+    return replace(run, folder=folder)
+
+
+def export_toy(run: ToyRun, to: Path | None = None, **options: Any) -> dict[str, Any]:
+    """`trelm.pipeline.export`, quiet, on one core."""
+    with one_core():
+        return pipeline.export(run.folder, to, quiet=True, **options)
 
 
 def without_seconds(value: Any) -> Any:

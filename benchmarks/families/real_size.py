@@ -2,8 +2,8 @@
 
     python benchmarks/families/real_size.py --out benchmarks/families/real-size.json
 
-Each encoder in a process of its own, so that its peak of memory is its own: logits with the TRILayer taken out against
-Hugging Face's, one CdLM update with the lower half frozen and sequences of different lengths on the two sides, the saved
+Each encoder in a process of its own, whose peak of memory is then its own: logits with the TRILayer out against
+Hugging Face's, one CdLM update with the lower half frozen and two different lengths, the saved
 model read again, and the plain model against the TreLM model.
 """
 

@@ -13,10 +13,13 @@ from tiny_models import mask_of, random_ids
 from trelm.model.halves import PARTS, Part, freeze_all_but, part_of_parameters
 
 BODY = re.compile(r"trelm\.backbone\.(?:encoder\.layer|transformer\.layer|layers)\.(\d+)\.")
+CONVOLUTION = "trelm.backbone.encoder.conv."  # ends the first layer of a DeBERTa that has one
 
 
 def expected_part(name: str, layers: int) -> Part:
     """By name: the body's first N // 2 layers, the other body layers, and all else."""
+    if name.startswith(CONVOLUTION):
+        return "lower"
     found = BODY.match(name)
     if found is None:
         return "shared"

@@ -136,8 +136,9 @@ def test_the_input_of_the_tri_layer_by_hand(name: str) -> None:
     below, given = states_around_tri_layer(model, batch)
     added = model.trelm.language_embeddings.weight[batch["output_language"]].unsqueeze(1)
     if kind in ABSOLUTE:
-        table = backbone.embeddings.position_embeddings.weight
-        added = added + table[ABSOLUTE[kind] : ABSOLUTE[kind] + 11]
+        table, real = backbone.embeddings.position_embeddings.weight, batch["output_mask"]
+        counted = real.cumsum(1) * real + 1 if ABSOLUTE[kind] else torch.arange(11)
+        added = added + table[counted]
     wider = dict(backbone.named_modules()).get({"electra": "embeddings_project"}.get(kind, "embeddings.embed_proj"))
     added = added if wider is None else added @ wider.weight.T
     links = batch["ordering"].tolist()

@@ -1,4 +1,4 @@
-"""Whole runs of a tiny encoder of each family on toy text: every stage, the plain model at the end, and what it took."""
+"""Whole runs of a tiny encoder of each family on toy text: every stage, and the plain model at the end."""
 
 from __future__ import annotations
 

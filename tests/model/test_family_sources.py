@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny_families import FAMILY_NAMES, SETTINGS, pretrained_of, save_source, tiny_config
 from tiny_models import random_ids
 from torch import Tensor
@@ -68,8 +69,11 @@ def test_whether_there_is_a_head(name: str, sources: dict[str, SourceEncoder]) -
     assert source.has_head == (name != "electra-discriminator")
     whole = FAMILIES[SETTINGS[name][0]].masked_lm(source.config)
     base = f"{whole.base_model_prefix}."
-    assert source.head.keys() == {key for key in whole.state_dict() if not key.startswith(base)}
-    if source.has_head:
+    expected = {key for key in whole.state_dict() if not key.startswith(base)}
+    if not source.has_head:
+        assert source.head.keys() == {"generator_lm_head.weight"}  # tied: it is the word table
+    else:
+        assert source.head.keys() == expected
         weights = pretrained_of(name, source.config).state_dict()
         assert all(torch.equal(value, weights[key]) for key, value in source.head.items())
 
@@ -109,7 +113,7 @@ def test_the_transform_of_the_head_is_the_sources(name: str, sources: dict[str, 
     compared = 0
     for key, value in model.head.state_dict().items():
         if len(value) != len(table):
-            assert torch.equal(value, source.head[key]) == source.has_head or value.dim() == 1, key
+            assert not source.has_head or torch.equal(value, source.head[key]), key
             fresh = value.dim() == 2 and not source.has_head
             assert torch.equal(value, other.head.state_dict()[key]) != fresh, key
             compared += 1
@@ -170,9 +174,19 @@ def test_the_head_of_a_deberta_that_is_not_named_in_its_configuration(tmp_path: 
     (folder / "config.json").write_text(re.sub(r'\n *"legacy": false,', "", text))
     source = load_source(str(folder))
     assert isinstance(source.config, DebertaV2Config)
-    assert source.config.legacy
-    assert not source.has_head
-    assert {key.split(".")[0] for key in source.head} == {"cls"}
+    assert not source.config.legacy
+    assert source.has_head
+    assert {key.split(".")[0] for key in source.head} == {"lm_predictions"}
+
+
+def test_an_untied_decoder_that_the_checkpoint_lacks_is_no_output_table(tmp_path: Path) -> None:
+    folder = save_source("bert-untied", tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    del weights["cls.predictions.decoder.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    source = load_source(str(folder))
+    assert source.has_head
+    assert source.output_table is None
 
 
 @pytest.mark.parametrize("name", FAMILY_NAMES)

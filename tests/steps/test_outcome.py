@@ -1,4 +1,4 @@
-"""Scores, filled masks, the export and the report of the toy run, against plain loops."""
+"""Scores, filled masks and the report of the toy run, against plain loops."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from toy import ToyRun, stamps, translation
+from toy import ToyRun, translation
 from trelm.config import EvaluationConfig
 from trelm.corpus.ragged import Ragged
 from trelm.errors import ConfigError, DataError, RunFolderError
@@ -197,39 +197,6 @@ def test_the_longest_word_of_one_piece_is_masked(toy_run: ToyRun) -> None:
         "this [MASK] state " + "of the " * 5,
         "little",
     )
-
-
-# The export
-
-
-def test_the_export_gives_the_logits_of_the_final_model(toy_run: ToyRun, tmp_path: Path) -> None:
-    outcome.export_to(toy_run.context(), tmp_path / "exported")
-    ours = load_model(toy_run.context(), "language-specific").eval()
-    for folder in (tmp_path / "exported", toy_run.folder / "export"):
-        model, tokenizer = AutoModelForMaskedLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
-        inputs = tokenizer(toy_run.context().lines("target-held-out.txt")[:4], padding=True, return_tensors="pt")
-        with torch.no_grad():
-            theirs = model(**inputs).logits
-            assert torch.equal(theirs, ours(**inputs).logits)
-        assert (folder / "README.md").read_text(encoding="utf-8").startswith('---\nlanguage: "xx"')
-
-
-def test_the_card_tells_the_numbers_of_the_run(toy_run: ToyRun) -> None:
-    card = (toy_run.folder / "export" / "README.md").read_text(encoding="utf-8")
-    for model in ("transferred", "scratch"):
-        assert f"| {model} | {toy_run.report['models'][model]['bits_per_character']:.3f} |" in card
-    assert "| budget | 12 updates |" in card
-    assert toy_run.report["baseline_rule"] in card
-    assert f"target.txt: {toy_run.report['corpus']['outputs']['target.txt']['lines']:,} lines" in card
-
-
-def test_an_export_overwrites_nothing_and_needs_a_finished_run(toy_run: ToyRun, tmp_path: Path) -> None:
-    (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(RunFolderError, match="expected a new or empty folder, found files there"):
-        outcome.export_to(toy_run.context(), tmp_path)
-    assert sorted(stamps(tmp_path)) == ["mine.txt"]
-    with pytest.raises(RunFolderError, match="step 'evaluation' is not done"):
-        outcome.export_to(Context(toy_run.config(), Run(tmp_path)), tmp_path / "new")
 
 
 # The report

@@ -43,8 +43,13 @@ class TrelmPreTrainedModel(PreTrainedModel):
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
         """Change the vocabulary's size here and in the source's configuration, from which a saved model is built."""
+        words: Any = self.get_input_embeddings()
+        before = words.num_embeddings
         resized: nn.Embedding = super().resize_token_embeddings(*args, **kwargs)
         self.config.source.vocab_size = self.config.vocab_size
+        head = getattr(self, "head", None)
+        if head is not None and self.get_output_embeddings() is None:  # type: ignore[no-untyped-call]
+            _resize_biases(head, int(before), resized.num_embeddings)
         return resized
 
     def _wants_tuple(self, return_dict: bool | None) -> bool:
@@ -131,12 +136,14 @@ class TrelmModel(TrelmPreTrainedModel):
         spoken = spoken if self.input_bias is not None else self.kept * spoken
         return self.family.embed(self.backbone, words + spoken.unsqueeze(1), ids, types, mask)
 
-    def _arrange(self, states: Tensor, ordering: Tensor | None, language: Tensor | int | None) -> Tensor:
+    def _arrange(
+        self, states: Tensor, ordering: Tensor | None, mask: Tensor | None, language: Tensor | int | None
+    ) -> Tensor:
         """z (B, T, h), the TRILayer's input."""
         length = states.shape[1] if ordering is None else ordering.shape[1]
         spoken = self.family.project(self.backbone, self._language(language, states.shape[0], states.device))
         spoken = spoken if self.tri_bias is not None else self.kept * spoken
-        positions = self.family.positions(self.backbone, length) if self.kept else None
+        positions = self.family.positions(self.backbone, length, mask) if self.kept else None
         if positions is not None:
             positions = self.kept * self.family.project(self.backbone, positions)
         return self.tri_layer.arrange(states, ordering, spoken, positions)
@@ -181,7 +188,7 @@ class TrelmModel(TrelmPreTrainedModel):
         states = [self._embed(input_ids, inputs_embeds, token_type_ids, attention_mask, language)]
         below = self.family.prepare(self.backbone, states[0], attention_mask)
         states += self._run(self.lower_layers, states[0], below)
-        arranged = self._arrange(states[-1], ordering, output_language)
+        arranged = self._arrange(states[-1], ordering, output_mask, output_language)
         above = below if ordering is None else self.family.prepare(self.backbone, arranged, output_mask)
         states.append(self.tri_layer(arranged, above, self.family.run_layer))
         states += self._run(self.upper_layers, states[-1], above)
@@ -277,6 +284,14 @@ class TrelmForMaskedLM(TrelmPreTrainedModel):
             loss = functional.cross_entropy(logits.flatten(0, -2).float(), labels.flatten(), ignore_index=IGNORED)
         output = MaskedLMOutput(loss=loss, logits=logits, hidden_states=encoded.hidden_states)
         return output.to_tuple() if self._wants_tuple(return_dict) else output
+
+
+def _resize_biases(head: nn.Module, before: int, after: int) -> None:
+    """Biases of a head that has no output layer to be resized; new entries start at 0."""
+    for module in head.modules():
+        bias = getattr(module, "bias", None)
+        if isinstance(bias, nn.Parameter) and tuple(bias.shape) == (before,):
+            module.bias = nn.Parameter(functional.pad(bias.detach(), (0, after - before)))
 
 
 AutoModel.register(TrelmConfig, TrelmModel, exist_ok=True)

@@ -18,7 +18,8 @@ def part_of_parameters(model: TrelmForMaskedLM) -> dict[str, Part]:
 
     `shared` is all that is not a body layer: embeddings, TRILayer, pooler and head.
     """
-    lower = _tensors_of(model.trelm.lower_layers)
+    trelm = model.trelm
+    lower = _tensors_of([*trelm.lower_layers, *trelm.family.beside_lower(trelm.backbone)])
     upper = _tensors_of(model.trelm.upper_layers)
 
     def part(tensor: Tensor) -> Part:

@@ -50,7 +50,7 @@ class Agreement:
 
 def trained_away(model: TrelmModel) -> list[str]:
     """The inputs that no weight of a plain model can hold: the plain stage anneals them to zero."""
-    positions = model.family.positions(model.backbone, 1)
+    positions = model.family.positions(model.backbone, 1, None)
     inputs = {
         "positions at the TRILayer": positions is not None,
         "language at the TRILayer": model.tri_bias is None,
@@ -106,7 +106,8 @@ def plain_model(model: TrelmForMaskedLM, language: int | None = None) -> PreTrai
     Raises:
         ExportError: as in `plain_weights`, or weights that do not fit the family's own class.
     """
-    plain = model.trelm.family.masked_lm(plain_config(model))
+    with torch.random.fork_rng(devices=[]):  # its random start is overwritten
+        plain = model.trelm.family.masked_lm(plain_config(model))
     found = plain.load_state_dict(plain_weights(model, language), strict=False)
     strange = [name for name in found.unexpected_keys if POOLER not in name]
     if found.missing_keys or strange:
@@ -126,22 +127,33 @@ def write_plain(model: TrelmForMaskedLM, folder: Path, language: int | None = No
     plain.save_pretrained(str(folder), state_dict={**plain.state_dict(), **poolers})
 
 
-def compare(model: TrelmForMaskedLM, plain: PreTrainedModel, batches: Iterable[Mapping[str, Tensor]]) -> Agreement:
-    """Logits of both models at every real position.
+def compare(
+    model: TrelmForMaskedLM,
+    plain: PreTrainedModel,
+    batches: Iterable[Mapping[str, Tensor]],
+    language: int | None = None,
+) -> Agreement:
+    """Logits of both models, in evaluation mode, at every real position.
 
     Args:
-        batches: `input_ids` and `attention_mask` (B, S).
+        batches: `input_ids` and `attention_mask` (B, S). language: the one that was folded.
     """
-    pairs = [(copy.deepcopy(m), copy.deepcopy(m).double()) for m in (model, plain)]
-    sentences, tokens, largest, single, highest = 0, 0, 0.0, 0.0, 0.0
+    pairs: list[tuple[Any, ...]] = [(model, plain), _in_float64(model, plain)]
+    modes = [(part, part.training) for part in pairs[0]]
+    sentences, tokens = 0, 0
+    differences, logits = [torch.zeros(len(pairs))], [torch.zeros(1)]  # maxima of tensors: they keep what is no number
     for batch in batches:
         real = batch["attention_mask"].bool()
-        ours, theirs = ([_logits(part, batch)[real] for part in pair] for pair in pairs)
-        single = max(single, float((ours[0] - theirs[0]).abs().max()))
-        largest = max(largest, float((ours[1] - theirs[1]).abs().max()))
-        highest = max(highest, float(ours[1].abs().max()))
+        found = [
+            (_logits(ours, batch, language=language)[real], _logits(theirs, batch)[real]) for ours, theirs in pairs
+        ]
+        differences.append(torch.stack([(one - other).abs().max().double() for one, other in found]))
+        logits.append(found[-1][0].abs().max().reshape(1))
         sentences, tokens = sentences + len(real), tokens + int(real.sum())
-    return Agreement(sentences, tokens, largest, single, highest)
+    for part, mode in modes:
+        part.train(mode)
+    single, largest = torch.stack([row.double() for row in differences]).amax(dim=0).tolist()
+    return Agreement(sentences, tokens, largest, single, float(torch.cat([row.double() for row in logits]).max()))
 
 
 def check(agreement: Agreement) -> None:
@@ -158,11 +170,15 @@ def check(agreement: Agreement) -> None:
         )
 
 
-def _logits(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
+def _in_float64(*models: PreTrainedModel) -> tuple[Any, ...]:
+    return tuple(copy.deepcopy(model).double() for model in models)
+
+
+def _logits(model: Any, batch: Mapping[str, Tensor], **arguments: Any) -> Tensor:
     model.train(False)
     with torch.inference_mode():
-        logits: Tensor = model(**{name: value.to(model.device) for name, value in batch.items()}).logits
-    return logits
+        logits: Tensor = model(**{name: value.to(model.device) for name, value in batch.items()}, **arguments).logits
+    return logits.cpu()
 
 
 def _folded(model: TrelmForMaskedLM, language: int) -> dict[str, Tensor]:

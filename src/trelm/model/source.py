@@ -42,7 +42,8 @@ class SourceEncoder:
     Attributes:
         name: as the user wrote it. path: folder or Hub id. config: its own configuration.
         tokenizer: its own tokenizer. backbone: the bare encoder, pooler included.
-        head: weights of the head of its masked-LM class, named as there; those of the vocabulary's size included.
+        head: the weights of its masked-LM class's head that the checkpoint has, named as there; those of the
+            vocabulary's size among them.
         has_head: whether the checkpoint has that head's transform; where it has none, it is fresh.
     """
 
@@ -64,9 +65,8 @@ class SourceEncoder:
     def output_table(self) -> Tensor | None:
         """The output layer's own table (V_s, d), in float32; None where it is tied to the word table, or missing."""
         place = family_of(self.config).decoder_at(self.config)
-        if self.config.tie_word_embeddings or place is None or not self.has_head:
-            return None
-        return self.head[f"{place}.weight"].detach().float()
+        table = self.head.get(f"{place}.weight")
+        return None if self.config.tie_word_embeddings or table is None else table.detach().float()
 
 
 def source_path(name: str) -> str:
@@ -105,8 +105,12 @@ def load_source(
         config = AutoConfig.from_pretrained(path, **options)
         family = family_of(config)
         tokenizer = AutoTokenizer.from_pretrained(path, **options)
-        backbone, lost = _load(AutoModel, path, config, options, seed)
-        with_head, missing = _load(AutoModelForMaskedLM, path, config, options, seed)
+        backbone, lost, _ = _load(AutoModel, path, config, options, seed)
+        with_head, missing, unused = _load(AutoModelForMaskedLM, path, config, options, seed)
+        other = family.other_head(config, unused)
+        if other is not None:
+            config = other
+            with_head, missing, _ = _load(AutoModelForMaskedLM, path, config, options, seed)
     except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
         raise ConfigError(
             f"source.model: {name}: expected a model folder or a reachable Hub id, found none that loads "
@@ -115,7 +119,8 @@ def load_source(
     _check_complete(name, [key for key in lost if not key.startswith(POOLER)], tokenizer, backbone)
     head = _head_weights(family, config, with_head)
     transform = [key for key in head if not _is_of_vocabulary(head[key], config)] or list(head)
-    return SourceEncoder(name, path, config, tokenizer, backbone, head, not set(transform) & set(missing))
+    present = {key: value for key, value in head.items() if key not in missing}
+    return SourceEncoder(name, path, config, tokenizer, backbone, present, present.keys() >= set(transform))
 
 
 def _head_weights(family: Family, config: PreTrainedConfig, with_head: nn.Module) -> dict[str, Tensor]:
@@ -143,8 +148,10 @@ def _check_complete(name: str, lost: list[str], tokenizer: PreTrainedTokenizerBa
         )
 
 
-def _load(auto: Any, path: str, config: PreTrainedConfig, options: dict[str, Any], seed: int) -> tuple[Any, list[str]]:
-    """The model in float32 and the keys that the checkpoint lacks (filled at random, fixed by the seed)."""
+def _load(
+    auto: Any, path: str, config: PreTrainedConfig, options: dict[str, Any], seed: int
+) -> tuple[Any, list[str], list[str]]:
+    """The model in float32, the keys that the checkpoint lacks (filled at random, by the seed), and those left over."""
     before = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # a missing head is expected and reported by us
     try:
@@ -155,7 +162,7 @@ def _load(auto: Any, path: str, config: PreTrainedConfig, options: dict[str, Any
             )
     finally:
         transformers_logging.set_verbosity(before)
-    return model, sorted(info["missing_keys"])
+    return model, sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
 
 
 def trelm_config(
@@ -181,7 +188,7 @@ def trelm_config(
     inner.vocab_size = vocabulary_size
     for role in ROLES:
         if hasattr(inner, f"{role}_token_id"):
-            setattr(inner, f"{role}_token_id", special_ids.get(role))
+            _set_special_id(inner, role, special_ids.get(role))
     inner.architectures = None
     inner._name_or_path = ""  # a path of this machine means nothing elsewhere
     set_dropout(inner, hidden_dropout, attention_dropout)
@@ -199,14 +206,33 @@ def trelm_config(
     )
 
 
+def _set_special_id(config: Any, role: str, number: int | None) -> None:
+    try:
+        setattr(config, f"{role}_token_id", number)
+    except StrictDataclassError:
+        raise ConfigError(
+            f"vocabulary: expected a {role} token, whose id the configuration of {config.model_type} must have, found "
+            "none; give the tokenizer of this encoder one"
+        ) from None
+
+
 def special_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int | None]:
     """The ids of the special tokens by role, as `trelm_config` takes them."""
     return {role: getattr(tokenizer, f"{role}_token_id") for role in ROLES}
 
 
 def set_dropout(config: Any, hidden: float | None, attention: float | None) -> None:
-    """Set an encoder's dropout rates; None leaves its own."""
+    """Set an encoder's dropout rates; None leaves its own.
+
+    Raises:
+        ConfigError: a rate above 0 for what the encoder has none of.
+    """
     family = family_of(config)
+    if hidden and not family.hidden_dropout:
+        raise ConfigError(
+            f"training.hidden_dropout: expected 0 or null, since {config.model_type} has none, found {hidden}; "
+            "set it to 0"
+        )
     if hidden is not None:
         for name in family.hidden_dropout:
             setattr(config, name, hidden)

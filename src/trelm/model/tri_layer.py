@@ -44,7 +44,8 @@ class TriLayer(nn.Module):
 
         Args:
             states: (B, S, h). ordering: (B, T), or None for the identity with T = S.
-            language: (B, h), lang[l_out]. positions: (T, h), or None where positions are relative.
+            language: (B, h), lang[l_out]. positions: (T, h) or (B, T, h), or None where there are
+                none to add.
         """
         arranged = states if ordering is None else reorder(states, ordering, self.null_state)
         arranged = arranged + language.unsqueeze(1)

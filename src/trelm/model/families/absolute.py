@@ -63,10 +63,11 @@ def _embed_after_padding(
     return embedded
 
 
-def _table_positions_after_padding(backbone: Any, length: int) -> Tensor | None:
+def _table_positions_after_padding(backbone: Any, length: int, mask: Tensor | None) -> Tensor | None:
     table: nn.Embedding = backbone.embeddings.position_embeddings
-    first = _positions_after_padding(backbone.config)
-    positions: Tensor = table(torch.arange(first, first + length, device=table.weight.device))
+    before = _positions_after_padding(backbone.config) - 1
+    real = torch.ones(1, length, dtype=torch.long, device=table.weight.device) if mask is None else mask.long()
+    positions: Tensor = table(real.cumsum(dim=1) * real + before)
     return positions
 
 

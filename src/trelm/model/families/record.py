@@ -27,12 +27,12 @@ def as_it_is(backbone: Any, states: Tensor) -> Tensor:
     return states
 
 
-def no_positions(backbone: Any, length: int) -> Tensor | None:
+def no_positions(backbone: Any, length: int, mask: Tensor | None) -> Tensor | None:
     """The order is inside attention: relative or rotary positions."""
     return None
 
 
-def table_positions(backbone: Any, length: int) -> Tensor | None:
+def table_positions(backbone: Any, length: int, mask: Tensor | None) -> Tensor | None:
     """The first `length` rows of the position table (T, d)."""
     table: nn.Embedding = backbone.embeddings.position_embeddings
     positions: Tensor = table(torch.arange(length, device=table.weight.device))
@@ -65,13 +65,17 @@ class Family:
         layers_at: where the backbone keeps its layers.
         embed: (backbone, word and language embeddings (B, S, d), ids, types, 0/1 mask; each (B, S) or None) ->
             (B, S, h).
-        positions: (backbone, T) -> absolute position embeddings (T, d), or None where order is inside attention.
+        positions: (backbone, T, 0/1 mask (B, T) or None) -> absolute position embeddings (T, d) or (B, T, d), or None
+            where order is inside attention.
         project: (backbone, vectors (..., d)) -> (..., h), without bias: how the embeddings reach the layers' width.
         prepare: (backbone, states (B, L, h), 0/1 mask (B, L) or None) -> what `run_layer` takes besides the states.
         run_layer: (layer, states (B, L, h), prepared) -> (B, L, h).
         finish: (backbone, the last layer's states) -> the encoder's output.
         first_position: configuration -> the position id of a sentence's first token.
         hidden_dropout, attention_dropout: names of the rates in the configuration.
+        beside_lower: backbone -> modules outside the layers that are part of the first one.
+        other_head: (configuration, weights of a checkpoint that it has no place for) -> the configuration under which
+            the checkpoint's head is found, or None where this one is right.
     """
 
     model_type: str
@@ -83,7 +87,7 @@ class Family:
     output_bias: Callable[[Any, Any], nn.Parameter | None]
     layers_at: str = "encoder.layer"
     embed: Callable[[Any, Tensor, Tensor | None, Tensor | None, Tensor | None], Tensor] = embed
-    positions: Callable[[Any, int], Tensor | None] = table_positions
+    positions: Callable[[Any, int, Tensor | None], Tensor | None] = table_positions
     project: Callable[[Any, Tensor], Tensor] = as_it_is
     prepare: Callable[[Any, Tensor, Tensor | None], Any] = bidirectional_mask
     run_layer: Callable[[nn.Module, Tensor, Any], Tensor] = run_masked_layer
@@ -91,6 +95,8 @@ class Family:
     first_position: Callable[[Any], int] = lambda config: 0
     hidden_dropout: tuple[str, ...] = ("hidden_dropout_prob",)
     attention_dropout: str = "attention_probs_dropout_prob"
+    beside_lower: Callable[[Any], list[nn.Module]] = lambda backbone: []
+    other_head: Callable[[Any, list[str]], Any] = lambda config, unused: None
 
     def layers(self, backbone: nn.Module) -> nn.ModuleList:
         """The body layers, bottom first."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from transformers.models.deberta_v2.modeling_deberta_v2 import (
 )
 from transformers.models.mpnet.modeling_mpnet import MPNetLayer, MPNetLMHead, create_position_ids_from_input_ids
 
-from trelm.model.families.record import Family, bidirectional_mask, no_positions, register
+from trelm.model.families.record import Family, bidirectional_mask, no_positions, register, table_positions
 
 # MPNet: one table of relative biases for all layers, and absolute positions in the embeddings, counted as RoBERTa's.
 
@@ -109,6 +110,21 @@ def _deberta_run_layer(layer: nn.Module, states: Tensor, prepared: Any) -> Tenso
     return output
 
 
+def _deberta_positions(backbone: Any, length: int, mask: Tensor | None) -> Tensor | None:
+    # a DeBERTa may also be configured without its relative attention: order is then in the table alone
+    relative = backbone.encoder.relative_attention or backbone.embeddings.position_embeddings is None
+    return None if relative else table_positions(backbone, length, mask)
+
+
+def _deberta_other_head(config: Any, unused: list[str]) -> Any:
+    # DeBERTa-v3's checkpoints have the newer head, and their configurations do not say so
+    if not config.legacy or not any(name.startswith("lm_predictions.") for name in unused):
+        return None
+    newer = copy.deepcopy(config)
+    newer.legacy = False
+    return newer
+
+
 def _deberta_output_bias(backbone: Any, layer: Any) -> nn.Parameter | None:
     encoder = backbone.encoder
     last = encoder.conv if encoder.conv is not None and layer is encoder.layer[0] else layer.output
@@ -136,8 +152,10 @@ DEBERTA_V2 = register(
         new_head=_deberta_head,
         predict=_deberta_predict,
         output_bias=_deberta_output_bias,
+        beside_lower=lambda backbone: [] if backbone.encoder.conv is None else [backbone.encoder.conv],
+        other_head=_deberta_other_head,
         embed=_deberta_embed,
-        positions=no_positions,
+        positions=_deberta_positions,
         project=_deberta_project,
         prepare=_deberta_prepare,
         run_layer=_deberta_run_layer,
