@@ -83,7 +83,8 @@ def test_the_module_is_the_command() -> None:
         (["config", "chek"], "No such command 'chek'. Did you mean 'check'?; see `trelm config --help`"),
         (["transfer", "c.yaml"], "Missing option '--run'; see `trelm transfer --help`"),
         (["transfer", "c.yaml", "--run", "r", "--quite"], "No such option: --quite"),
-        (["export", "r"], "Missing option '--to'; see `trelm export --help`"),
+        (["export"], "Missing argument 'run'; see `trelm export --help`"),
+        (["export", "r", "--push"], "Option '--push' requires an argument"),
         (["plan"], "Missing argument 'config'; see `trelm plan --help`"),
     ],
 )
@@ -226,7 +227,7 @@ def test_report_and_export_refuse_what_is_no_finished_run(trelm: Terminal, tmp_p
 
 def test_export_writes_a_folder_that_transformers_load(trelm: Terminal, finished: Path, tmp_path: Path) -> None:
     answer = trelm("export", finished, "--to", tmp_path / "to")
-    assert (answer.code, answer.out) == (0, f"{tmp_path / 'to'}\n")
+    assert (answer.code, answer.out, answer.err) == (0, f"trelm model: {tmp_path / 'to'}\n", "")
     model = AutoModelForMaskedLM.from_pretrained(tmp_path / "to")
     assert model.config.model_type == "trelm"
     assert len(AutoTokenizer.from_pretrained(tmp_path / "to")) == model.get_input_embeddings().num_embeddings

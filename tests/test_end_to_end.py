@@ -1,23 +1,59 @@
-"""The whole method, small, with the real MiniLM on real text: English to Indonesian."""
+"""The whole method, small, with the real MiniLM on real text: English to Indonesian, and a plain model at the end."""
 
 from __future__ import annotations
 
+import json
+import site
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from sentence_transformers import SentenceTransformer
 from transformers import pipeline as hugging_face_pipeline
 
 from toy import manifests, run_toy, stamps
 from trelm import pipeline
 from trelm.config import Config, make_config
-from trelm.workspace import read_json
+from trelm.steps.context import Context
+from trelm.steps.training import load_model
+from trelm.workspace import Run, read_json
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.slow]
 
 STAGE = {"learning_rate": 1.0e-3, "warmup": 0.1}
+# Given the folders where the libraries lie, without the `.pth` files there, of which one leads to trelm.
+STRANGER = """
+import json, sys
+sys.path[:0] = sys.argv[3:]
+sys.modules["trelm"] = None  # where trelm itself lies among the libraries: as if it did not
+try:
+    import trelm
+except ModuleNotFoundError:
+    pass
+else:
+    sys.exit("trelm can be imported here")
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+torch.set_num_threads(1)
+model, tokenizer = AutoModelForMaskedLM.from_pretrained(sys.argv[1]).eval(), AutoTokenizer.from_pretrained(sys.argv[1])
+given = load_file(sys.argv[2])
+with torch.inference_mode():
+    logits = model(input_ids=given["input_ids"], attention_mask=given["attention_mask"]).logits
+real = given["attention_mask"].bool()
+print(json.dumps({
+    "class": type(model).__module__ + "." + type(model).__name__,
+    "layers": model.config.num_hidden_layers,
+    "difference": float((logits - given["logits"])[real].abs().max()),
+    "ids": tokenizer("Presiden mengatakan hal itu di Jakarta .")["input_ids"],
+    "trelm": sorted(name for name, module in sys.modules.items() if name.partition(".")[0] == "trelm" and module),
+}))
+"""
 DEVELOPMENT, TEST = "id/eval/ud_gsd/id_gsd-ud-dev.conllu.xz", "id/eval/ud_gsd/id_gsd-ud-test.conllu.xz"
 
 
@@ -42,7 +78,7 @@ def real_config(data: Path) -> Config:
                 name: {"share": share, **STAGE}
                 for name, share in (
                     *(("commonality", 2), ("transfer_upper", 2), ("transfer_lower", 2)),
-                    *(("language_specific", 10), ("scratch", 1)),
+                    *(("language_specific", 8), ("plain", 2), ("scratch", 1)),
                 )
             },
             "training": {"batch_tokens": 512, "max_length": 64},
@@ -72,6 +108,7 @@ def test_the_report_has_the_names_that_others_rely_on(real_run: tuple[Path, dict
     assert report["alignment"]["method"] == "parallel"
     assert report["alignment"]["precision_at_1"] >= 0
     assert report["export"]["path"] == str(folder / "export")
+    assert report["export"]["kind"] == "plain"
     assert list(report["steps"]) == [step.name for step in pipeline.steps(real_config(data_folder))]
     assert all(cost.keys() >= {"seconds", "tokens", "flops"} for cost in report["steps"].values())
     assert read_json(folder / "report.json") == report
@@ -103,6 +140,63 @@ def test_the_export_fills_a_mask(real_run: tuple[Path, dict[str, Any]]) -> None:
     scores = [guess["score"] for guess in guesses]
     assert scores == sorted(scores, reverse=True)
     assert all(guess["token_str"].strip() for guess in guesses)
+
+
+def test_the_export_is_an_ordinary_bert_with_one_layer_more(
+    real_run: tuple[Path, dict[str, Any]], minilm_folder: Path
+) -> None:
+    plain, source = (read_json(folder / "config.json") for folder in (real_run[0] / "export", minilm_folder))
+    assert plain["architectures"] == ["BertForMaskedLM"]
+    assert plain["model_type"] == "bert"
+    assert (plain["num_hidden_layers"], source["num_hidden_layers"]) == (7, 6)
+    for setting in ("hidden_size", "num_attention_heads", "intermediate_size", "max_position_embeddings"):
+        assert plain[setting] == source[setting]
+    check = real_run[1]["export"]["check"]
+    assert check["sentences"] == 64
+    assert check["tokens"] > 640
+    assert check["largest_difference"] <= check["limit"]
+    assert check["trained_away"] == ["positions at the TRILayer"]
+
+
+@torch.inference_mode()
+def test_a_python_without_trelm_computes_the_same_logits(
+    real_run: tuple[Path, dict[str, Any]], data_folder: Path, tmp_path: Path
+) -> None:
+    context = Context(real_config(data_folder), Run(real_run[0]))
+    model, tokenizer = load_model(context, "plain").eval(), context.tokenizer
+    batch = tokenizer(
+        context.lines("target-held-out.txt")[:16],
+        padding=True,
+        truncation=True,
+        max_length=64,
+        return_tensors="pt",
+        return_token_type_ids=False,
+    )
+    expected = model(**batch).logits
+    save_file(
+        {**{name: batch[name] for name in ("input_ids", "attention_mask")}, "logits": expected}, tmp_path / "ours"
+    )
+    command = [sys.executable, "-I", "-S", "-c", STRANGER, str(real_run[0] / "export"), str(tmp_path / "ours")]
+    done = subprocess.run(
+        [*command, *site.getsitepackages()], capture_output=True, text=True, timeout=120, check=False, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told.pop("difference") < 1e-5 * max(1.0, float(expected.abs().max()))
+    assert told == {
+        "class": "transformers.models.bert.modeling_bert.BertForMaskedLM",
+        "layers": 7,
+        "ids": tokenizer("Presiden mengatakan hal itu di Jakarta .")["input_ids"],
+        "trelm": [],
+    }
+
+
+def test_sentence_transformers_load_the_export(real_run: tuple[Path, dict[str, Any]]) -> None:
+    encoder = SentenceTransformer(str(real_run[0] / "export"), device="cpu")
+    vectors = encoder.encode(["Selamat pagi.", "Presiden mengatakan hal itu di Jakarta ."])
+    assert vectors.shape == (2, 384)
+    assert np.isfinite(vectors).all()
+    assert np.linalg.norm(vectors, axis=1).min() > 0
 
 
 def test_running_again_does_nothing(real_run: tuple[Path, dict[str, Any]], data_folder: Path) -> None:

@@ -34,14 +34,14 @@ from trelm.workspace import read_json
 PREPARATION = ["corpus", "vocabulary", "tokens", "word-links", "embeddings", "alignment", "model", "plan"]
 STAGES = ["1-commonality", "2-transfer-upper", "3-transfer-lower", "4-combination", "5-language-specific", "scratch"]
 STEPS = [*PREPARATION, *(f"stages/{name}" for name in STAGES), "evaluation", "export"]
-REPORTS = ("report.json", "report.md", "report.html")
+EVERY_CALL = ("report.json", "report.md", "report.html", "card.yaml")
 FINAL = "stages/5-language-specific/model/model.safetensors"
 KILLS = 5
 
 
 def work_of_steps(folder: Path) -> dict[str, tuple[int, int]]:
     """The files of a run but those that every call writes again."""
-    return {name: stamp for name, stamp in stamps(folder).items() if name not in REPORTS}
+    return {name: stamp for name, stamp in stamps(folder).items() if name not in EVERY_CALL}
 
 
 def done(folder: Path) -> dict[str, int]:
@@ -66,6 +66,8 @@ def test_the_steps_are_those_of_the_method_in_its_order(toy_run: ToyRun) -> None
     assert [step.name for step in pipeline.steps(toy_run.config("baseline.scratch=false"))] == [
         name for name in STEPS if name != "stages/scratch"
     ]
+    with_plain = [*STEPS[: STEPS.index("stages/scratch")], "stages/6-plain", *STEPS[STEPS.index("stages/scratch") :]]
+    assert [step.name for step in pipeline.steps(toy_run.config("stages.plain.share=1"))] == with_plain
 
 
 def test_only_stages_that_train_go_on_from_checkpoints(toy_run: ToyRun) -> None:
@@ -150,7 +152,8 @@ def test_no_file_of_a_run_is_a_pickle(toy_run: ToyRun) -> None:
 
 def test_running_again_does_nothing(toy_run: ToyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = copy_of(toy_run, tmp_path / "run")
-    before, told, plan = work_of_steps(run.folder), (run.folder / "report.json").read_bytes(), pipeline.steps
+    before, told = work_of_steps(run.folder), {name: (run.folder / name).read_bytes() for name in EVERY_CALL}
+    plan = pipeline.steps
 
     def work(*_: Any) -> dict[str, Any]:
         raise AssertionError("a step that is done was done again")
@@ -158,7 +161,7 @@ def test_running_again_does_nothing(toy_run: ToyRun, tmp_path: Path, monkeypatch
     monkeypatch.setattr(pipeline, "steps", lambda config: [RunStep(s.name, work, s.resumes) for s in plan(config)])
     assert run_toy(run.config(), run.folder) == run.report
     assert work_of_steps(run.folder) == before
-    assert (run.folder / "report.json").read_bytes() == told
+    assert {name: (run.folder / name).read_bytes() for name in EVERY_CALL} == told
 
 
 def test_until_stops_there_and_the_next_call_goes_on(toy_run: ToyRun, tmp_path: Path) -> None:
@@ -207,7 +210,7 @@ def test_killed_at_any_moment_a_run_goes_on_to_the_same_model(toy_run: ToyRun, t
     values, random = toy_values(toy_run.data, toy_run.model), np.random.default_rng(11)
     before: dict[str, int] = {}
     checkpoints = 0
-    for moment in random.integers(10, 300, KILLS):
+    for moment in random.integers(10, 500, KILLS):
         child = processes.Process(target=run_and_die, args=(values, str(folder), int(moment)))
         child.start()
         child.join(120)

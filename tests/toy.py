@@ -133,8 +133,8 @@ def run_toy(config: Config, folder: Path, until: str | None = None) -> dict[str,
         return pipeline.transfer(config, folder, until=until, quiet=True)
 
 
-def run_and_die(values: dict[str, Any], folder: str, moment: int) -> None:
-    """Kill this process, as by the power switch, at the `moment`-th thing that it does to a file of the run folder."""
+def die_at(moment: int, folder: str) -> None:
+    """Kill this process, as by the power switch, at the `moment`-th thing that it does to a file below `folder`."""
     seen = 0
 
     def count(event: str, arguments: tuple[Any, ...]) -> None:
@@ -145,7 +145,18 @@ def run_and_die(values: dict[str, Any], folder: str, moment: int) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(count)
+
+
+def run_and_die(values: dict[str, Any], folder: str, moment: int) -> None:
+    """A run that is killed in the middle of its work."""
+    die_at(moment, folder)
     run_toy(make_config(values, origin="toy"), Path(folder))
+
+
+def export_and_die(run: ToyRun, moment: int) -> None:
+    """A plain export that is killed while the plain stage trains for it."""
+    die_at(moment, str(run.folder / "stages" / "6-plain"))
+    export_toy(run, kind="plain")
 
 
 def hold_lock(folder: str, held: Any, free: Any) -> None:

@@ -11,11 +11,20 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from toy import ToyRun, run_toy
+from toy import WITH_PLAIN, ToyRun, run_toy
+from trelm.config import make_config
 from trelm.errors import BudgetError
-from trelm.stages import SCRATCH_STAGE, transfer_stages
+from trelm.stages import PLAIN_STAGE, SCRATCH_STAGE, transfer_stages
 from trelm.steps import training
-from trelm.steps.training import STAGE_FOLDERS, evaluation_reserve, least_minutes, plan_training
+from trelm.steps.training import (
+    STAGE_FOLDERS,
+    evaluation_reserve,
+    final_stage,
+    least_minutes,
+    plan_training,
+    planned_stages,
+    updates_of,
+)
 
 SILENT: Any = SimpleNamespace(update=lambda *_, **__: None, note=lambda _: None)
 SECONDS = {"commonality": 0.5, "transfer-upper": 1.0, "transfer-lower": 1.0, "language-specific": 0.25}
@@ -93,17 +102,18 @@ def test_a_stage_uses_its_own_settings_and_seed(
 
     monkeypatch.setattr(training, "run_stage", run_stage)
     context = toy_run.context("seed=3", "stages.scratch.learning_rate=0.125", "stages.commonality.schedule=constant")
-    for number, one in enumerate((*transfer_stages(0.5), SCRATCH_STAGE)):
+    planned = {**context.figures("plan")["updates"], "plain": 20}
+    for number, one in enumerate((*transfer_stages(0.5, plain=True), SCRATCH_STAGE)):
         (tmp_path / str(number) / "checkpoint-5").mkdir(parents=True)
         figures = training.train_stage(context, one, tmp_path / str(number), SILENT)
         assert {key: figures[key] for key in ("seconds", "tokens", "updates")} == {
-            "seconds": 1.5, "tokens": 7, "updates": context.figures("plan")["updates"][one.name],
+            "seconds": 1.5, "tokens": 7, "updates": planned[one.name],
         }  # fmt: skip
         assert figures["flops"] > 0
         # the checkpoints stay until the manifest stands: they are what a kill leaves
         assert sorted(path.name for path in (tmp_path / str(number)).iterdir()) == ["checkpoint-5", "model"]
     seeds = [batches.seed for batches, _ in seen.values()]
-    assert seeds == [300, 301, 302, 304, 306] == [settings.seed for _, settings in seen.values()]
+    assert seeds == [300, 301, 302, 304, 305, 306] == [settings.seed for _, settings in seen.values()]
     assert seen["scratch"][1].learning_rate == 0.125
     assert seen["commonality"][1].schedule == "constant"
     assert seen["transfer-lower"][1].learning_rate == 1e-3
@@ -166,6 +176,56 @@ def test_a_budget_in_tokens_is_kept_to_a_batch(toy_run: ToyRun, tmp_path: Path) 
     plan = left.figures("plan")
     assert (plan["unit"], plan["transferred"], plan["scratch"]) == ("tokens", 6000, 6000)
     assert all(BATCH / 2 < tokens <= BATCH for tokens in plan["per_update"].values())
+
+
+# The plain stage
+
+
+@pytest.mark.parametrize(
+    ("recipe", "plain"),
+    [("recommended", True), ("quick", True), ("paper", False)],
+    ids=["recommended", "quick", "paper"],
+)
+def test_a_recipe_ends_in_a_plain_model_or_as_the_paper_does(recipe: str, plain: bool) -> None:
+    inputs = {"source": {"model": "m", "text": ["a"]}, "target": {"language": "xx", "text": ["b"]}, "parallel": ["c"]}
+    config = make_config({**inputs, "budget": {"minutes": 1}, "recipe": recipe})
+    assert (config.stages.plain.share > 0) is plain
+    assert config.stages.plain.share <= config.stages.language_specific.share / 4
+    assert [one.name for one in planned_stages(config)] == [*SHARES, *(["plain"] if plain else [])]
+    assert final_stage(config) == ("plain" if plain else "language-specific")
+
+
+def test_the_stages_of_a_run_are_those_with_its_share_of_source_text(toy_run: ToyRun) -> None:
+    config = toy_run.config("training.source_share=0.25")
+    assert planned_stages(config) == transfer_stages(0.25)
+    assert final_stage(config) == "language-specific"
+    config = toy_run.config("training.source_share=0.25", "stages.plain.share=0.01")
+    assert planned_stages(config) == transfer_stages(0.25, plain=True)
+    assert final_stage(config) == "plain"
+
+
+@pytest.mark.parametrize(
+    ("planned", "updates"),
+    [
+        ({"language-specific": 6}, 20),
+        ({"language-specific": 200}, 20),
+        ({"language-specific": 1234}, 123),
+        ({"language-specific": 1234, "plain": 7}, 7),
+    ],
+)
+def test_a_plain_stage_outside_the_plan_is_a_tenth_of_the_one_before_it(
+    toy_run: ToyRun, monkeypatch: pytest.MonkeyPatch, planned: dict[str, int], updates: int
+) -> None:
+    context = toy_run.context()
+    monkeypatch.setattr(context, "figures", lambda name: {"plan": {"updates": planned}}[name])
+    assert updates_of(context, PLAIN_STAGE) == updates
+    assert updates_of(context, transfer_stages(0.5)[-1]) == planned["language-specific"]
+
+
+def test_the_plain_stage_has_its_share_of_the_budget(toy_run: ToyRun, tmp_path: Path) -> None:
+    plan = plan_training(toy_run.context(*WITH_PLAIN), tmp_path, SILENT)
+    assert plan["updates"] == {**{name: 2 * share for name, share in SHARES.items()}, "plain": 2, "scratch": 14}
+    assert plan["transferred"] == plan["scratch"] == 14
 
 
 # Budgets in minutes
@@ -241,7 +301,7 @@ def test_the_least_budget_leaves_about_a_minute() -> None:
 
 
 def test_updates_are_measured_for_each_kind_of_stage(toy_run: ToyRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    seconds, told = iter([3.0, 5.0, 2.0]), []
+    seconds, told = iter([3.0, 5.0, 2.0] * 2), []
     monkeypatch.setattr(training, "seconds_per_update", lambda *_, **__: next(seconds))
     context, stages = toy_run.context(), transfer_stages(0.5)
     model: Any = None
@@ -249,6 +309,9 @@ def test_updates_are_measured_for_each_kind_of_stage(toy_run: ToyRun, monkeypatc
     expected = {"commonality": 3.0, "transfer-upper": 5.0, "transfer-lower": 5.0, "language-specific": 2.0}
     assert found == expected
     assert told == [(1, 3), (2, 3), (3, 3)]
+    with_plain = toy_run.context("stages.plain.share=1")
+    found = training.measure(with_plain, model, transfer_stages(0.5, plain=True), model, lambda *_: None)
+    assert found == {**expected, "plain": 2.0}  # the same work as the stage before it
 
 
 def test_a_stage_without_a_share_is_not_measured(toy_run: ToyRun, monkeypatch: pytest.MonkeyPatch) -> None:

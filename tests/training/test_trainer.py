@@ -197,6 +197,42 @@ def test_progress_is_told_after_every_update_and_nothing_is_printed(
     assert capfd.readouterr().out == ""
 
 
+def test_what_comes_before_an_update_is_called_before_it_with_what_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[tuple[Any, ...]] = []
+    batch_loss = trainer.batch_loss
+
+    def compute(*given: Any) -> Any:
+        order.append(("update",))
+        return batch_loss(*given)
+
+    monkeypatch.setattr(trainer, "batch_loss", compute)
+    trainer.train(
+        toy_model(),
+        toy_batches(3),
+        loop_settings(),
+        tmp_path,
+        on_update=lambda done, total, *_: order.append(("after", done, total)),
+        before_update=lambda done, total: order.append(("before", done, total)),
+    )
+    assert order == [step for k in range(3) for step in (("before", k, 3), ("update",), ("after", k + 1, 3))]
+
+
+def test_before_the_first_update_of_a_resumed_run_the_updates_of_its_checkpoint_are_done(tmp_path: Path) -> None:
+    with pytest.raises(InterruptionError):
+        run(tmp_path, checkpoint_minutes=EVERY_UPDATE, on_update=interrupt_at(4))
+    seen: list[tuple[int, int]] = []
+    trainer.train(
+        toy_model(),
+        toy_batches(UPDATES),
+        loop_settings(),
+        tmp_path,
+        before_update=lambda done, total: seen.append((done, total)),
+    )
+    assert seen == [(done, UPDATES) for done in range(3, UPDATES)]
+
+
 @pytest.mark.parametrize(
     ("warmup", "updates", "expected"),
     [
