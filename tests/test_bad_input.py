@@ -186,8 +186,8 @@ BEFORE_THE_RUN: list[tuple[Spoil, str]] = [
     (source_without_config, r"source\.model: {folder}/encoder: expected a model folder with a config\.json, found .*"),
     (
         a_decoder,
-        r"source\.model: expected an encoder of one of the families bert, .*, found one that cannot be moved: 'gpt2' is "
-        r"a decoder here: .*; choose an encoder of one of these families",
+        r"source\.model: expected an encoder of one of the families bert, .*, found one that cannot be moved: 'gpt2' "
+        r"is a decoder here: .*; choose an encoder of one of these families",
     ),
     (an_unknown_hub_name, r"source\.model: nobody/no-such-encoder: expected a model folder or a reachable Hub id, .*"),
     (

@@ -17,7 +17,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 from terminal import Terminal
 from toy import ToyRun, copy_of, export_and_die, export_toy, hold_lock, manifests, one_core, run_toy, stamps
 from trelm import pipeline
-from trelm.errors import ExportError, RunFolderError
+from trelm.errors import ExportError, RunFolderError, TrelmError
 from trelm.model import plain as model_plain
 from trelm.training import trainer
 from trelm.workspace import read_json
@@ -322,6 +322,7 @@ def pushed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, str, bool]]:
         return f"https://hub/{repo}/commit/1"
 
     monkeypatch.setattr(pipeline, "push", push)
+    monkeypatch.setattr("trelm.export.hub.get_token", lambda: "hf_of_nobody")
     return calls
 
 
@@ -340,3 +341,40 @@ def test_nothing_is_pushed_unasked(exported: ToyRun, tmp_path: Path, pushed: lis
         result = pipeline.export(exported.folder, tmp_path / "to", private=True)
     assert "url" not in result
     assert pushed == []
+
+
+# What is refused is refused before anything trains
+
+
+def test_a_folder_with_files_is_refused_before_the_plain_stage(
+    run: ToyRun, tmp_path: Path, updates: list[None]
+) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("mine")
+    with pytest.raises(RunFolderError, match="expected a new or empty folder, found files there"):
+        pipeline.export(run.folder, tmp_path / "full", kind="plain", quiet=True)
+    assert not updates
+    assert not (run.folder / PLAIN_STEP).exists()
+
+
+def test_a_missing_extra_is_told_before_the_plain_stage(
+    run: ToyRun, updates: list[None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trelm.export.onnx.PACKAGES", ("a_package_that_nobody_has",))
+    with pytest.raises(ExportError, match=r"found no a_package_that_nobody_has; install them with: pip install"):
+        pipeline.export(run.folder, kind="plain", onnx=True, quiet=True)
+    assert not updates
+
+
+def test_a_missing_token_is_told_before_the_plain_stage(
+    run: ToyRun, updates: list[None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trelm.export.hub.get_token", lambda: None)
+    with pytest.raises(TrelmError, match=r"--push me/mine: expected a token of the Hub, found none"):
+        pipeline.export(run.folder, kind="plain", repo="me/mine", quiet=True)
+    assert not updates
+
+
+def test_private_is_for_a_push(exported: ToyRun, trelm: Terminal) -> None:
+    said = trelm("export", exported.folder, "--private").mistake
+    assert said == "trelm: --private: expected it together with --push, found it alone; name the repository"

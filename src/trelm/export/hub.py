@@ -47,8 +47,8 @@ def push(
             cannot be reached, or it refused the upload.
     """
     operations = _operations(folder)
-    if token is None and get_token() is None:
-        raise TrelmError(f"--push {repo}: expected a token of the Hub, found none; {_LOG_IN}")
+    if token is None:
+        require_token(repo)
     api = HfApi(endpoint=endpoint, token=token)
     try:
         url = api.create_repo(repo, private=private or None, exist_ok=True)
@@ -64,6 +64,16 @@ def push(
     except _FAILURES as error:
         raise TrelmError(f"--push {repo}: {_explanation(error)}") from None
     return str(commit.commit_url)
+
+
+def require_token(repo: str) -> None:
+    """Refuse to go on where nobody is logged in.
+
+    Raises:
+        TrelmError: no token of `hf auth login`, and none in HF_TOKEN.
+    """
+    if get_token() is None:
+        raise TrelmError(f"--push {repo}: expected a token of the Hub, found none; {_LOG_IN}")
 
 
 def _operations(folder: Path) -> list[CommitOperationAdd]:

@@ -57,7 +57,7 @@ def export_onnx(folder: Path, *, sentences: Sequence[str]) -> dict[str, Any]:
     """
     if not sentences:
         raise ValueError("expected sentences to check the ONNX file on, found none")
-    _require_packages()
+    require_packages()
     if (folder / FOLDER).exists():
         raise RunFolderError(f"{folder / FOLDER}: expected no such folder, found one; remove it to write it again")
     _require_plain(folder)
@@ -86,7 +86,12 @@ def export_onnx(folder: Path, *, sentences: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _require_packages() -> None:
+def require_packages() -> None:
+    """Refuse to go on without the extra `onnx`.
+
+    Raises:
+        ExportError: a package is missing.
+    """
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise ExportError(

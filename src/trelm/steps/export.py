@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 from transformers import AutoModelForMaskedLM
 
+from trelm.errors import ExportError
 from trelm.export import data_row, source_licence, write_folder
-from trelm.model.encoder import TrelmForMaskedLM
+from trelm.model.configuration import TrelmConfig
+from trelm.model.encoder import TrelmForMaskedLM, TrelmModel
 from trelm.model.plain import ROUNDING, Agreement, check, compare, trained_away, write_plain
 from trelm.model.source import public_name, restore_dropout, source_path
 from trelm.progress import StepProgress
 from trelm.stages import LANGUAGE_SPECIFIC, PLAIN, PLAIN_STAGE
 from trelm.steps.context import ALIGNMENT, CORPUS, EVALUATION, PLAN, Context, Figures, parallel_sources, use_all_cores
 from trelm.steps.outcome import describe_budget, score_text
-from trelm.steps.training import STAGE_FOLDERS, final_stage, load_model, planned_stages, train_stage
+from trelm.steps.training import STAGE_FOLDERS, final_stage, load_model, model_folder, planned_stages, train_stage
 
 COMPARED = 64
 ONNX_COMPARED = 8
@@ -52,9 +54,14 @@ def export_to(context: Context, folder: Path, *, kind: Kind | None = None, onnx:
         RunFolderError: the folder is not empty, or the run has not come so far.
         ExportError: the plain model is not the TreLM model, or ONNX is asked for without a plain one.
     """
+    context.figures(EVALUATION)  # the run has come so far
     kind = kind or chosen_kind(context)
     stage = foldable_stage(context) if kind == "plain" else final_stage(context.config)
-    model = load_model(context, stage or PLAIN)
+    if stage is None:
+        raise ExportError(
+            "export: expected a run whose plain stage is done, found none; run `trelm export RUN --plain`"
+        )
+    model = load_model(context, stage)
     restore_dropout(model.config.source, context.source.config)
     lines = context.lines("target-held-out.txt")[:COMPARED]
     return write_folder(
@@ -71,7 +78,10 @@ def foldable_stage(context: Context) -> str | None:
     """The stage whose model folds into a plain one; None where a plain stage has to be trained first."""
     if context.run.step(STAGE_FOLDERS[PLAIN]).manifest() is not None:
         return PLAIN
-    return None if trained_away(load_model(context, LANGUAGE_SPECIFIC).trelm) else LANGUAGE_SPECIFIC
+    config = TrelmConfig.from_pretrained(str(model_folder(context, LANGUAGE_SPECIFIC)))
+    with torch.device("meta"):  # only its structure is asked
+        model = TrelmModel(config)
+    return None if trained_away(model) else LANGUAGE_SPECIFIC
 
 
 def chosen_kind(context: Context) -> Kind:
@@ -152,7 +162,7 @@ def _batches(context: Context, lines: list[str], size: int = 8) -> Iterator[dict
         yield {name: batch[name] for name in ("input_ids", "attention_mask")}
 
 
-def _card(context: Context, stage: str | None) -> Figures:
+def _card(context: Context, stage: str) -> Figures:
     """What the model card says of the run and of the model that `stage` left."""
     evaluation, plan, config = context.figures(EVALUATION), context.figures(PLAN), context.config
     names = [stage.name for stage in planned_stages(config)]
@@ -178,16 +188,16 @@ def _card(context: Context, stage: str | None) -> Figures:
 
 def _data_rows(context: Context) -> Iterator[Figures]:
     """The inputs as the configuration names them, with the lines that were kept and the licences that the user gave."""
-    config, read = context.config, context.figures(CORPUS)["read"]
-    named: list[tuple[str, str, str | tuple[str, str]]] = [
+    config, corpus = context.config, context.figures(CORPUS)
+    read, files = corpus["read"], corpus.get("named", {})
+    inputs: list[tuple[str, str, str | tuple[str, str]]] = [
         *(("source", "source text", name) for name in config.source.text),
         *(("target", "target text", name) for name in config.target.text),
         *(("parallel", "parallel text", name) for name in parallel_sources(config)),
     ]
-    for kind, role, name in named:
+    for kind, role, name in inputs:
         names = (name,) if isinstance(name, str) else name
-        pattern = f"{kind}: {' + '.join(names)}"
-        kept = [figures["kept"] for key, figures in read.items() if fnmatchcase(key, pattern)]
+        kept = [read[key]["kept"] for key in files.get(f"{kind}: {' + '.join(names)}", []) if key in read]
         yield data_row(name, role, lines=sum(kept) if kept else None, licence=config.card.license_of(*names))
     for task in config.evaluation:
         yield data_row(task.label, "evaluation", lines=None, licence=config.card.license_of(task.label))

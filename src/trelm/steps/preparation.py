@@ -15,8 +15,9 @@ from safetensors.torch import load_file, save_file
 
 from trelm.alignment.adversarial import GameSettings
 from trelm.alignment.choice import align
-from trelm.config import EvaluationConfig
+from trelm.config import Config, EvaluationConfig
 from trelm.corpus.files import expand
+from trelm.corpus.hub import is_hub_name
 from trelm.corpus.preparation import balanced_lines, prepare
 from trelm.corpus.ragged import Ragged
 from trelm.corpus.text import read_text
@@ -79,7 +80,17 @@ def prepare_corpus(context: Context, folder: Path, tell: StepProgress) -> Figure
             f"{counts['outputs']['target.txt']['lines']:,} lines; give more text, or raise corpus.held_out_fraction"
         )
     # `inputs` in a manifest is the digest that says what the step was done for
-    return {"read": counts.pop("inputs"), **counts}
+    return {"read": counts.pop("inputs"), "named": dict(_named_inputs(config)), **counts}
+
+
+def _named_inputs(config: Config) -> Iterator[tuple[str, list[str]]]:
+    """Each input as the configuration names it, and what it was read as: keys of `read`."""
+    kinds = {"source": config.source.text, "target": config.target.text, "parallel": parallel_sources(config)}
+    for kind, sources in kinds.items():
+        for source in sources:
+            files = isinstance(source, str) and not is_hub_name(source)
+            name = source if isinstance(source, str) else " + ".join(source)
+            yield f"{kind}: {name}", [f"{kind}: {path}" for path in (expand(name) if files else [name])]
 
 
 def evaluation_sentences(tasks: Iterable[EvaluationConfig]) -> Iterator[str]:

@@ -42,8 +42,8 @@ STAGE_FOLDERS = {
     TRANSFER_LOWER: "stages/3-transfer-lower",
     COMBINATION: "stages/4-combination",
     LANGUAGE_SPECIFIC: "stages/5-language-specific",
-    PLAIN: "stages/6-plain",
     SCRATCH: "stages/scratch",
+    PLAIN: "stages/6-plain",  # last: a stage's number here is part of its seed
 }
 STAGE_SECONDS = 3.0  # loading and saving a model, once a stage
 EVALUATION_SECONDS = 15.0  # evaluation, export and report of a small run
@@ -155,10 +155,14 @@ def stage_settings(context: Context, stage: Stage) -> StageConfig:
 
 def load_model(context: Context, name: str) -> TrelmForMaskedLM:
     """The model that a stage left, or one that training starts from: `START` or `RANDOM`."""
+    return TrelmForMaskedLM.from_pretrained(str(model_folder(context, name)))
+
+
+def model_folder(context: Context, name: str) -> Path:
+    """Where `load_model` finds it."""
     folders = {START: f"{MODEL}/start", RANDOM: f"{MODEL}/random"}
     folders |= {stage: f"{place}/model" for stage, place in STAGE_FOLDERS.items()}
-    folder = context.run.folder / folders[name]
-    return TrelmForMaskedLM.from_pretrained(str(folder))
+    return context.run.folder / folders[name]
 
 
 def save_model(model: TrelmForMaskedLM, folder: Path) -> None:
