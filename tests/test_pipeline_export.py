@@ -295,6 +295,7 @@ def test_a_wrong_fold_is_refused_and_leaves_no_folder(
     )
     with pytest.raises(ExportError, match="expected a plain model with the TreLM model's logits"):
         export_toy(run, kind="plain")
+    monkeypatch.setattr("trelm.export.hub.get_token", lambda: "hf_of_nobody")
     mistake = trelm("export", run.folder, "--push", "me/mine").mistake
     assert mistake.startswith("trelm: export: expected a plain model with the TreLM model's logits, within ")
     assert stamps(run.folder) == before
