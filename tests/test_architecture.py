@@ -34,7 +34,7 @@ ARROWS: dict[str, set[str]] = {
     "stages": {"errors", "workspace", "corpus", "training", "model", "cost"},
     "evaluation": {"errors", "corpus", "alignment.csls"},
     "report": {"errors", "workspace"},
-    "export": {"errors", "workspace", "vocabulary"},
+    "export": {"errors", "workspace", "vocabulary", "model"},
     "demo": {"errors", "config", "workspace", "corpus", "word_links"},
     "doctor": {"errors", "cost", "training"},
     "steps": {

@@ -51,3 +51,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` for the known name nearest to `name`, or an empty string where none is near."""
     near = get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"; did you mean '{near[0]}'?" if near else ""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of another library's message, at most 200 characters; its type where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -10,7 +10,7 @@ from typing import Any
 
 from trelm.config import CARD_FILE, Config, dump_card, dump_config, load_tasks, read_run_config
 from trelm.corpus.files import expand
-from trelm.errors import ConfigError, did_you_mean
+from trelm.errors import ConfigError, ExportError, did_you_mean
 from trelm.export import check_before, push
 from trelm.progress import Progress
 from trelm.report.page import write_report
@@ -159,6 +159,8 @@ def export(
     context.figures(EVALUATION)  # the run has come to its end
     with quiet_transformers():
         folder = Path(to) if to is not None else run.folder / (kind or chosen_kind(context))
+        if onnx and (kind or chosen_kind(context)) == "trelm":
+            raise ExportError("--onnx: expected a plain model, found one of TreLM's own class; add --plain")
         check_before(folder, onnx=onnx, repo=repo)
         if kind == "plain" and foldable_stage(context) is None:
             step = RunStep(STAGE_FOLDERS[PLAIN], train_plain_stage, resumes=True)

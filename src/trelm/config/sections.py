@@ -20,7 +20,7 @@ class SourceConfig(Section):
     language: str = Field("en", min_length=1, description="code of the encoder's language")
     text: tuple[str, ...] = Field(min_length=1, description="files, globs or hf:// data sets of text in that language")
     revision: str | None = Field(None, description="Hub revision of the encoder")
-    trust_remote_code: bool = Field(False, description="run code that comes with the checkpoint")
+    tokenizer: str | None = Field(None, description="folder or Hub id of its tokenizer, where it comes without one")
 
 
 class TargetConfig(Section):

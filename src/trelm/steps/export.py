@@ -9,17 +9,27 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForMaskedLM
+from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from trelm.errors import ExportError
 from trelm.export import data_row, source_licence, write_folder
 from trelm.model.configuration import TrelmConfig
 from trelm.model.encoder import TrelmForMaskedLM, TrelmModel
 from trelm.model.plain import ROUNDING, Agreement, check, compare, trained_away, write_plain
-from trelm.model.source import public_name, restore_dropout, source_path
+from trelm.model.source import public_name, source_path
 from trelm.progress import StepProgress
 from trelm.stages import LANGUAGE_SPECIFIC, PLAIN, PLAIN_STAGE
-from trelm.steps.context import ALIGNMENT, CORPUS, EVALUATION, PLAN, Context, Figures, parallel_sources, use_all_cores
+from trelm.steps.context import (
+    ALIGNMENT,
+    CORPUS,
+    EVALUATION,
+    MODEL,
+    PLAN,
+    Context,
+    Figures,
+    parallel_sources,
+    use_all_cores,
+)
 from trelm.steps.outcome import describe_budget, score_text
 from trelm.steps.training import STAGE_FOLDERS, final_stage, load_model, model_folder, planned_stages, train_stage
 
@@ -62,7 +72,8 @@ def export_to(context: Context, folder: Path, *, kind: Kind | None = None, onnx:
             "export: expected a run whose plain stage is done, found none; run `trelm export RUN --plain`"
         )
     model = load_model(context, stage)
-    restore_dropout(model.config.source, context.source.config)
+    for name, rate in context.figures(MODEL).get("dropout", {}).items():
+        setattr(model.config.source, name, rate)  # whatever we trained with
     lines = context.lines("target-held-out.txt")[:COMPARED]
     return write_folder(
         folder,
@@ -130,7 +141,8 @@ def _verifier(context: Context, model: TrelmForMaskedLM, lines: list[str]) -> Ca
     def verify(folder: Path) -> Figures:
         use_all_cores()
         plain = AutoModelForMaskedLM.from_pretrained(str(folder), use_safetensors=True)
-        agreement = compare(model, plain, _batches(context, lines))
+        tokenizer = AutoTokenizer.from_pretrained(str(folder))
+        agreement = compare(model, plain, _batches(context, tokenizer, lines))
         check(agreement)
         return {**_figures(agreement), "trained_away": trained_away(model.trelm)}
 
@@ -149,9 +161,9 @@ def _figures(agreement: Agreement) -> Figures:
     }
 
 
-def _batches(context: Context, lines: list[str], size: int = 8) -> Iterator[dict[str, Tensor]]:
+def _batches(context: Context, tokenizer: Any, lines: list[str], size: int = 8) -> Iterator[dict[str, Tensor]]:
     for start in range(0, len(lines), size):
-        batch: Any = context.tokenizer(
+        batch: Any = tokenizer(
             lines[start : start + size],
             padding=True,
             truncation=True,
@@ -181,7 +193,8 @@ def _card(context: Context, stage: str) -> Figures:
         "stages": {name: context.figures(STAGE_FOLDERS[name]) for name in names},
         "seed": config.seed,
         "license": config.card.license,
-        "source_license": config.card.source_license or source_licence(source_path(config.source.model)),
+        "source_license": config.card.source_license
+        or source_licence(source_path(config.source.model), config.source.revision),
         "data": list(_data_rows(context)),
     }
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from trelm.config import EvaluationConfig, dump_config
 from trelm.corpus.ragged import Ragged
@@ -21,6 +19,7 @@ from trelm.evaluation.intrinsic import masked_text_scores, unigram_bits_per_char
 from trelm.evaluation.units import split_units
 from trelm.model.encoder import TrelmForMaskedLM
 from trelm.model.families import usable_positions
+from trelm.model.source import load_masked_lm
 from trelm.progress import StepProgress
 from trelm.stages import COMBINATION, SCRATCH, START, TRANSFER_LOWER, TRANSFER_UPPER
 from trelm.steps.context import (
@@ -37,6 +36,7 @@ from trelm.steps.context import (
 )
 from trelm.steps.training import STAGE_FOLDERS, final_stage, load_model
 from trelm.training.batches import IGNORED, CrossLingualExamples, pack
+from trelm.vocabulary import single_piece
 
 EVALUATION_BATCH_TOKENS = 8192
 EXAMPLES = 5
@@ -103,7 +103,7 @@ def score_model(model: str, tasks: Sequence[EvaluationConfig]) -> dict[str, Figu
     unfit = [task.label for task in tasks if task.task == "translation"]
     if unfit:
         raise ConfigError(f"evaluation '{unfit[0]}': translation needs the two tables of a run; see the run's report")
-    loaded, tokenizer = _load_masked_lm(model)
+    loaded, tokenizer = load_masked_lm(model)
     use_all_cores()
     length = usable_positions(loaded.config) or 512
     return {
@@ -118,23 +118,6 @@ def score_model(model: str, tasks: Sequence[EvaluationConfig]) -> dict[str, Figu
         ).as_dict()
         for task in tasks
     }
-
-
-def _load_masked_lm(name: str) -> tuple[Any, PreTrainedTokenizerBase]:
-    """A whole masked language model and its tokenizer."""
-    try:
-        model, info = AutoModelForMaskedLM.from_pretrained(name, output_loading_info=True, use_safetensors=True)
-        tokenizer = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        first = str(error).strip().splitlines()[0][:200]
-        raise ConfigError(f"{name}: expected a model folder or a reachable Hub id, found none ({first})") from None
-    if info["missing_keys"]:
-        missing = sorted(info["missing_keys"])[0]
-        raise ConfigError(
-            f"{name}: expected a masked language model, found a checkpoint without '{missing}'; "
-            "it would fill masks at random: give a checkpoint with its head"
-        )
-    return model, tokenizer
 
 
 def _task_scores(context: Context, model: TrelmForMaskedLM) -> Figures:
@@ -204,9 +187,10 @@ def cdlm_loss(model: TrelmForMaskedLM, examples: CrossLingualExamples, pairs: in
 def fill_masks(context: Context, model: TrelmForMaskedLM, lines: Sequence[str]) -> list[Figures]:
     """Held-out sentences with one word masked, and the model's guesses; the first sentences that fit, not the best."""
     tokenizer, examples = context.tokenizer, []
+    piece = single_piece(tokenizer)
     model.train(False)
     for line in lines:
-        masked = _mask_one_word(context, line)
+        masked = _mask_one_word(context, line, piece)
         if masked is None:
             continue
         text, truth = masked
@@ -227,14 +211,13 @@ def fill_masks(context: Context, model: TrelmForMaskedLM, lines: Sequence[str]) 
     return examples
 
 
-def _mask_one_word(context: Context, line: str) -> tuple[str, str] | None:
+def _mask_one_word(context: Context, line: str, piece: Callable[[str], int | None]) -> tuple[str, str] | None:
     """A sentence of middling length with its longest one-piece word masked, and the word."""
     if not 40 <= len(line) <= 120:
         return None
     words = [line[start:end] for start, end in split_units(line)]
     whole = [word for word in words if word.isalpha() and len(word) > 3 and line.count(word) == 1]
-    pieces = {word: context.tokenizer(word, add_special_tokens=False)["input_ids"] for word in whole}
-    single = [word for word in whole if len(pieces[word]) == 1]
+    single = [word for word in whole if piece(word) is not None]
     if not single:
         return None
     word = max(single, key=len)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+
 from trelm.corpus.files import expand
 from trelm.errors import ConfigError
 from trelm.evaluation.translation import read_dictionary
 from trelm.model.families import usable_positions
+from trelm.model.source import set_dropout
 from trelm.stages import plan_updates
 from trelm.steps.context import Context
 from trelm.steps.preparation import evaluation_sentences
 from trelm.steps.training import planned_stages, stage_settings
+from trelm.vocabulary import check_tokenizer
 
 
 def preflight(context: Context) -> None:
@@ -21,6 +25,9 @@ def preflight(context: Context) -> None:
         BudgetError: a budget in updates is too small for the stages.
         DataError: an evaluation set cannot be read.
     """
+    check_tokenizer(context.source.tokenizer)
+    training = context.config.training
+    set_dropout(copy.deepcopy(context.source.config), training.hidden_dropout, training.attention_dropout)
     positions, wanted = usable_positions(context.source.config), context.config.training.max_length
     if positions is not None and wanted > positions:
         raise ConfigError(

@@ -34,7 +34,7 @@ from trelm.embeddings import (
 from trelm.errors import DataError
 from trelm.evaluation.translation import precision_at, read_dictionary
 from trelm.model.configuration import TrelmConfig
-from trelm.model.source import scratch_model, special_ids, transferred_model, trelm_config
+from trelm.model.source import dropout_of, scratch_model, special_ids, transferred_model, trelm_config
 from trelm.progress import StepProgress
 from trelm.steps.context import (
     ALIGNMENT,
@@ -51,6 +51,7 @@ from trelm.vocabulary import (
     is_continuation,
     save_tokenizer,
     shared_entries,
+    single_piece,
     special_rows,
     statistics,
     train_vocabulary,
@@ -263,6 +264,7 @@ def build_models(context: Context, folder: Path, tell: StepProgress) -> Figures:
         "layers": context.source.config.num_hidden_layers,
         "tri_position": settings.tri_position,
         "source_has_head": context.source.has_head,
+        "dropout": dropout_of(context.source.config),
         "rows": table.counts,
         "row_norms": _row_norms(table, own),
     }
@@ -383,7 +385,7 @@ def _translation_precision(context: Context, tables: dict[str, torch.Tensor]) ->
         return {}
     dictionary = read_dictionary(paths)
     candidates = _target_entries(context)
-    joint, own = _single_piece(context.tokenizer), _single_piece(context.source.tokenizer)
+    joint, own = single_piece(context.tokenizer), single_piece(context.source.tokenizer)
     return {
         name: dict(precision_at(table, context.source.table, dictionary, joint, own, candidates=candidates))
         for name, table in tables.items()
@@ -396,16 +398,6 @@ def _target_entries(context: Context) -> torch.Tensor:
     counts = [np.bincount(context.tokens(side).values, minlength=size) for side in ("source", "target")]
     source, target = (count / max(count.sum(), 1) for count in counts)
     return torch.from_numpy((target > source) & (counts[1] > 0))
-
-
-def _single_piece(tokenizer: Any) -> Any:
-    """A word's id where the tokenizer keeps it whole, else None."""
-
-    def piece(word: str) -> int | None:
-        ids = tokenizer(word, add_special_tokens=False)["input_ids"]
-        return ids[0] if len(ids) == 1 and ids[0] != tokenizer.unk_token_id else None
-
-    return piece
 
 
 def _describe(event: dict[str, Any]) -> str:

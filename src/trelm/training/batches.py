@@ -146,8 +146,15 @@ def mask_tokens(
     action = random.random(ids.shape)
     ids[chosen & (action < 0.8)] = vocabulary.mask
     replaced = chosen & (action >= 0.8) & (action < 0.9)
-    ids[replaced] = random.integers(vocabulary.size, size=int(replaced.sum()))
+    ids[replaced] = _ordinary(vocabulary, int(replaced.sum()), random)
     return labels
+
+
+def _ordinary(vocabulary: Vocabulary, count: int, random: np.random.Generator) -> Indices:
+    """Random ids (count,), never special ones: a padding token in a sentence would move the positions after it."""
+    special = np.unique(vocabulary.special)
+    drawn = random.integers(vocabulary.size - len(special), size=count)
+    return drawn + np.searchsorted(special - np.arange(len(special)), drawn, side="right")
 
 
 def orderings(links: Sequence[NDArray[np.int32]], input_lengths: Indices, output_mask: Indices) -> Indices:

@@ -6,21 +6,24 @@ from trelm.vocabulary.special import ROLES
 from trelm.vocabulary.training import (
     ALPHABET_LIMIT,
     ALPHABET_LIMIT_HAN,
+    check_tokenizer,
     default_alphabet_limit,
     save_tokenizer,
     train_vocabulary,
 )
-from trelm.vocabulary.words import is_continuation
+from trelm.vocabulary.words import is_continuation, single_piece
 
 __all__ = [
     "ALPHABET_LIMIT",
     "ALPHABET_LIMIT_HAN",
     "ROLES",
+    "check_tokenizer",
     "default_alphabet_limit",
     "encode_lines",
     "is_continuation",
     "save_tokenizer",
     "shared_entries",
+    "single_piece",
     "special_rows",
     "statistics",
     "train_vocabulary",

@@ -13,7 +13,7 @@ from transformers import AddedToken, PreTrainedTokenizerBase, PreTrainedTokenize
 
 from trelm.errors import ConfigError, DataError
 from trelm.vocabulary.description import METASPACE, backend_spec, metaspace, parts, rows_of, types
-from trelm.vocabulary.models import Limits, train_byte_level, train_metaspace_bpe, train_wordpiece
+from trelm.vocabulary.models import BYTES, Limits, train_byte_level, train_metaspace_bpe, train_wordpiece
 from trelm.vocabulary.special import ALL_ROLES, renumber, special_tokens
 from trelm.vocabulary.unigram import train_unigram
 from trelm.vocabulary.words import is_han
@@ -58,6 +58,8 @@ def train_vocabulary(
     """
     spec = backend_spec(source_tokenizer)
     kind = _kind(spec)
+    if kind in (UNIGRAM, METASPACE_BPE) and rows_of(spec["model"]).keys() >= set(BYTES):
+        _fall_back_on_bytes(spec)
     spec.update(truncation=None, padding=None, normalizer=_normaliser(spec["normalizer"], lowercase))
     specials = special_tokens(source_tokenizer, spec["post_processor"], needs_unknown=kind != BYTE_LEVEL)
     text = [line for line in lines if line.strip()]
@@ -66,6 +68,16 @@ def train_vocabulary(
     limits = Limits(size, min_frequency, alphabet_limit)
     model = _train(kind, spec, text, [token.content for token in specials], limits, source_tokenizer.unk_token)
     return _assemble(source_tokenizer, {**spec, "model": model}, specials)
+
+
+def check_tokenizer(source_tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse at once a tokenizer that `train_vocabulary` would refuse.
+
+    Raises:
+        ConfigError: see there.
+    """
+    spec = backend_spec(source_tokenizer)
+    special_tokens(source_tokenizer, spec["post_processor"], needs_unknown=_kind(spec) != BYTE_LEVEL)
 
 
 def default_alphabet_limit(text: str) -> int:
@@ -99,6 +111,13 @@ def _kind(spec: dict[str, Any]) -> str:
     raise ConfigError(
         f"source.model: expected a WordPiece, Unigram or byte-level BPE tokenizer, found {name}; choose another encoder"
     )
+
+
+def _fall_back_on_bytes(spec: dict[str, Any]) -> None:
+    """Use the entries for bytes that the source has, also where its tokenizer's class forgets them (DeBERTa-v3's)."""
+    spec["model"]["byte_fallback"] = True
+    if "ByteFallback" not in types(spec["decoder"]):
+        spec["decoder"] = {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, *parts(spec["decoder"])]}
 
 
 def _train(

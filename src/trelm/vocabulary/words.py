@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from tokenizers.decoders import ByteLevel
 from transformers import PreTrainedTokenizerBase
 
 from trelm.errors import ConfigError
-from trelm.vocabulary.description import backend_spec, metaspace, special_ids, types
+from trelm.vocabulary.description import backend_spec, metaspace, parts, special_ids, types
 
 # The first words of the Unicode names of letters of scripts that put no spaces between words.
 SCRIPTS_WITHOUT_SPACES = frozenset(
@@ -40,6 +41,21 @@ def is_continuation(tokenizer: PreTrainedTokenizerBase) -> NDArray[np.bool_]:
             text = _decoded(piece) if is_byte_level else piece.removeprefix(prefix or "")
             flags[row] = not _stands_alone(text)
     return flags
+
+
+def single_piece(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], int | None]:
+    """What gives the row of a word that the tokenizer keeps whole in running text, else None.
+
+    Byte-level BPE spells a word after a space differently from one at the start of a text, so it is asked with a space.
+    """
+    splitters = [part for part in parts(backend_spec(tokenizer)["pre_tokenizer"]) if part["type"] == "ByteLevel"]
+    before = " " if splitters and not any(part.get("add_prefix_space") for part in splitters) else ""
+
+    def piece(word: str) -> int | None:
+        ids = tokenizer(before + word, add_special_tokens=False)["input_ids"]
+        return int(ids[0]) if len(ids) == 1 and ids[0] != tokenizer.unk_token_id else None
+
+    return piece
 
 
 def is_han(character: str) -> bool:

@@ -47,6 +47,9 @@ def family_of(config: Any) -> Family:
             f"source.model: expected an encoder of {LEAST_LAYERS} layers or more, to have a lower and an upper half, "
             f"found {config.num_hidden_layers}; choose a deeper encoder"
         )
+    objection = FAMILIES[kind].objection(config)
+    if objection is not None:
+        raise ConfigError(f"source.model: expected a configuration that transformers reads whole, found {objection}")
     return FAMILIES[kind]
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -74,6 +74,8 @@ class Family:
         first_position: configuration -> the position id of a sentence's first token.
         hidden_dropout, attention_dropout: names of the rates in the configuration.
         beside_lower: backbone -> modules outside the layers that are part of the first one.
+        renamed: patterns of a checkpoint's weight names -> what they are called here.
+        objection: configuration -> why a checkpoint with it cannot be read, or None.
         other_head: (configuration, weights of a checkpoint that it has no place for) -> the configuration under which
             the checkpoint's head is found, or None where this one is right.
     """
@@ -96,6 +98,8 @@ class Family:
     hidden_dropout: tuple[str, ...] = ("hidden_dropout_prob",)
     attention_dropout: str = "attention_probs_dropout_prob"
     beside_lower: Callable[[Any], list[nn.Module]] = lambda backbone: []
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    objection: Callable[[Any], str | None] = lambda config: None
     other_head: Callable[[Any, list[str]], Any] = lambda config, unused: None
 
     def layers(self, backbone: nn.Module) -> nn.ModuleList:

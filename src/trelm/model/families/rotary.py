@@ -120,6 +120,28 @@ EUROBERT = register(
 
 # NomicBERT: BERT with rotary positions in place of the table, and a gated feed-forward network.
 
+_NOMIC_NAMES = {
+    "n_embd": "hidden_size",
+    "n_layer": "num_hidden_layers",
+    "n_head": "num_attention_heads",
+    "n_inner": "intermediate_size",
+}
+
+
+def _nomic_objection(config: Any) -> str | None:
+    """Its own program names sizes as GPT-2 does; transformers passes over those names and takes its defaults."""
+    for theirs, ours in _NOMIC_NAMES.items():
+        stated = getattr(config, theirs, None)
+        if stated is not None and stated != getattr(config, ours):
+            return (
+                f"{theirs} {stated}, which it takes for {ours} {getattr(config, ours)}; rename the keys in config.json"
+            )
+    base, theta = getattr(config, "rotary_emb_base", None), config.rope_parameters["rope_theta"]
+    if base is not None and base != theta:
+        return f"rotary_emb_base {base}, which it takes for a rope_theta of {theta}; rename the keys in config.json"
+    return None
+
+
 NOMIC_BERT = register(
     Family(
         model_type="nomic_bert",
@@ -133,5 +155,7 @@ NOMIC_BERT = register(
         positions=no_positions,
         prepare=_prepare_rotations,
         run_layer=_run_with,
+        renamed={r"^bert\.": ""},
+        objection=_nomic_objection,
     )
 )
