@@ -28,6 +28,7 @@ ARROWS: dict[str, set[str]] = {
     "embeddings": {"errors", "workspace", "corpus"},
     "word_links": {"errors", "corpus"},
     "alignment": {"errors"},
+    "initialisation": {"errors", "workspace", "corpus", "vocabulary", "alignment", "embeddings"},
     "model": {"errors", "cost"},
     "cost": {"errors"},
     "training": {"errors", "workspace", "corpus", "cost"},

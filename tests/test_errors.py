@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trelm import errors
-from trelm.errors import DataError, TrelmError, data_error, did_you_mean
+from trelm.errors import DataError, TrelmError, data_error, did_you_mean, first_line
 
 FAMILY = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, Exception)]
 
@@ -64,3 +64,18 @@ def test_did_you_mean_only_ever_names_a_known_name(name: str, known: list[str]) 
     assert hint in {"", *(f"; did you mean '{other}'?" for other in known)}
     if name in known:
         assert hint == f"; did you mean '{name}'?"
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("one\ntwo"), "one"),
+        (ValueError("\n\n  one\ntwo"), "one"),
+        (RuntimeError(), "RuntimeError"),
+        (OSError(""), "OSError"),
+        (ImportError(" \n\t\n"), "ImportError"),
+        (ValueError("a" * 500), "a" * 200),
+    ],
+)
+def test_the_first_line_of_anothers_message_is_never_empty_and_never_long(error: Exception, line: str) -> None:
+    assert first_line(error) == line

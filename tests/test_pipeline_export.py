@@ -305,8 +305,23 @@ def test_a_wrong_fold_is_refused_and_leaves_no_folder(
 def test_onnx_without_a_plain_model_is_refused(run: ToyRun, trelm: Terminal, tmp_path: Path) -> None:
     for kind in ((), ("--trelm",)):
         mistake = trelm("export", run.folder, *kind, "--onnx", "--to", tmp_path / "to").mistake
-        assert mistake.endswith("expected a plain model, found one of TreLM's own class; ONNX needs --plain")
+        assert mistake == "trelm: --onnx: expected a plain model, found one of TreLM's own class; add --plain"
     assert not (tmp_path / "to").exists()
+
+
+def test_onnx_without_a_plain_model_is_refused_before_anything_else(
+    run: ToyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the folder, the packages and the token are looked at, and before any model is read."""
+    (tmp_path / "to").mkdir()
+    (tmp_path / "to" / "mine.txt").write_text("mine", encoding="utf-8")
+    monkeypatch.setattr("trelm.export.onnx.PACKAGES", ("a_package_that_nobody_has",))
+    monkeypatch.setattr("trelm.steps.export.load_model", None)
+    before = stamps(run.folder)
+    for kind in (None, "trelm"):
+        with pytest.raises(ExportError, match=r"^--onnx: expected a plain model, found one .*; add --plain$"):
+            export_toy(run, tmp_path / "to", kind=kind, onnx=True, repo="me/mine")
+    assert stamps(run.folder) == before
 
 
 # To the Hub

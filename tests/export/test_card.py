@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -35,7 +36,7 @@ FULL = CARD | {
     "license": "CC-BY-SA-4.0",
     "source_license": "apache-2.0",
     "data": DATA,
-    "check": {"sentences": 2000, "largest_difference": 0.00000314},
+    "check": {"sentences": 2000, "largest_difference": 3.14e-15, "largest_difference_in_float32": 0.00000217},
     "onnx": ONNX,
 }
 
@@ -128,7 +129,10 @@ def test_languages_and_licences_are_stated_or_said_not_to_be() -> None:
 
 def test_how_it_was_checked_is_told_where_it_was() -> None:
     card = " ".join(render_card(FULL).split())
-    assert "the logits of 2,000 sentences; the largest difference was 3.1e-06." in card
+    words = "the logits of 2,000 sentences; the largest difference was 3.1e-15"
+    assert f"{words} in float64, 2.2e-06 in float32." in card
+    alone = render_card(FULL | {"check": {"sentences": 2000, "largest_difference": 3.14e-15}})
+    assert f"{words}." in " ".join(alone.split())
     assert (
         "the logits of 1,500 sentences from `onnx/model.onnx`; the largest difference from PyTorch's was 1.2e-05"
         in card
@@ -147,6 +151,13 @@ def test_the_loading_code_is_that_of_the_class() -> None:
     )
     assert plain == [lines.format("me/norwegian")]
     assert own == ["import trelm  # teaches transformers the class\n" + lines.format("PATH_TO_THIS_FOLDER")]
+
+
+def test_a_plain_model_says_which_transformers_it_needs() -> None:
+    plain, own = (" ".join(render_card(card).split()) for card in (FULL, CARD))
+    words = "of the class that `some/encoder` has: nothing but `transformers` is needed, version 5 or later."
+    assert words in plain
+    assert "version 5" not in own
 
 
 @pytest.mark.parametrize(
@@ -204,12 +215,14 @@ def test_without_the_hub_a_licence_is_not_stated(name: str) -> None:
     assert source_licence(name) is None
 
 
-def test_the_hub_is_asked_for_the_licence_of_a_hub_id(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Info:
-        card_data = ModelCard("---\nlicense: mit\n---\n").data
+def test_the_hub_is_asked_for_the_licence_of_a_revision(monkeypatch: pytest.MonkeyPatch) -> None:
+    def model_info(name: str, *, revision: str | None, timeout: float) -> Any:
+        licence = {("me/model", None): "mit", ("me/model", "v1"): "gpl-3.0"}[name, revision]
+        return SimpleNamespace(card_data=ModelCard(f"---\nlicense: {licence}\n---\n").data)
 
-    monkeypatch.setattr(card_module, "model_info", lambda name, timeout: Info if name == "me/model" else None)
+    monkeypatch.setattr(card_module, "model_info", model_info)
     assert source_licence("me/model") == "mit"
+    assert source_licence("me/model", "v1") == "gpl-3.0"
 
 
 def test_the_card_says_how_good_it_is() -> None:

@@ -13,7 +13,7 @@ from transformers import GPT2Config
 
 from trelm.errors import ConfigError
 from trelm.model.families import FAMILIES, family_of, padding_of_positions, usable_positions
-from trelm.model.source import restore_dropout, scratch_model, set_dropout, trelm_config
+from trelm.model.source import dropout_of, scratch_model, set_dropout, trelm_config
 
 COUNT_FROM_PADDING = ["roberta", "xlm-roberta", "camembert", "mpnet"]
 ABSOLUTE = {"bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert"}
@@ -240,14 +240,18 @@ def test_special_tokens_are_the_joint_vocabularys(name: str) -> None:
     assert source.vocab_size == VOCABULARY
 
 
-def with_dropout(name: str, rate: float) -> Any:
-    """A source configuration with dropout everywhere, by the names that Hugging Face documents."""
-    names = {
+def dropout_names(name: str) -> list[str]:
+    """As Hugging Face documents them, the one of attention last."""
+    return {
         "distilbert": ["dropout", "attention_dropout"],
         "modernbert": ["embedding_dropout", "mlp_dropout", "attention_dropout"],
         "eurobert": ["attention_dropout"],
     }.get(kind(name), ["hidden_dropout_prob", "attention_probs_dropout_prob"])
-    return tiny_config(name, **dict.fromkeys(names, rate))
+
+
+def with_dropout(name: str, rate: float) -> Any:
+    """A source configuration with dropout everywhere."""
+    return tiny_config(name, **dict.fromkeys(dropout_names(name), rate))
 
 
 def is_deterministic(name: str, source: Any, **rates: float) -> bool:
@@ -277,11 +281,16 @@ def test_dropout_can_be_switched_off_and_on(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FAMILY_NAMES)
-def test_dropout_is_restored(name: str) -> None:
+def test_the_rates_of_a_source_are_read_and_can_be_put_back(name: str) -> None:
     source, changed = with_dropout(name, 0.3), with_dropout(name, 0.3)
+    rates = dropout_of(source)
+    assert rates == dict.fromkeys(dropout_names(name), 0.3)
     set_dropout(changed, None, None)
     assert changed.to_dict() == source.to_dict()
-    set_dropout(changed, None if kind(name) == "eurobert" else 0.1, 0.2)
-    assert changed.to_dict() != source.to_dict()
-    restore_dropout(changed, source)
+    hidden = None if kind(name) == "eurobert" else 0.1
+    set_dropout(changed, hidden, 0.2)
+    *others, of_attention = dropout_names(name)
+    assert dropout_of(changed) == dict.fromkeys(others, hidden) | {of_attention: 0.2}
+    for key, rate in rates.items():
+        setattr(changed, key, rate)
     assert changed.to_dict() == source.to_dict()

@@ -10,11 +10,14 @@ from typing import Any
 import pytest
 from transformers import BertConfig, BertModel, DebertaV2Config, DebertaV2Model
 
+from tiny_tokenizers import source_tokenizer
 from toy import ToyRun, one_core, stamps
 from trelm import pipeline
 from trelm.cost import memory_bytes
 from trelm.errors import BudgetError
+from trelm.model.families import FAMILIES, padding_of_positions
 from trelm.model.shape import layer_shape
+from trelm.model.source import special_ids
 from trelm.steps import estimate as module
 from trelm.steps.estimate import TextSize
 
@@ -122,6 +125,51 @@ def test_the_game_costs_time_only_where_it_is_played(estimated: Any) -> None:
     seconds = [rows["alignment"]["plain_seconds"] for rows in (played, shorter, not_played)]
     assert seconds[0] - seconds[2] == pytest.approx(2 * (seconds[1] - seconds[2]))
     assert seconds[1] > seconds[2]
+
+
+SMALL = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 2, "intermediate_size": 24}
+SMALL_DISTILBERT = {"dim": 16, "n_heads": 2, "n_layers": 2, "hidden_dim": 24}
+
+
+def small_encoder(kind: str, folder: Path) -> Path:
+    """An encoder of the family as `save_pretrained` writes it, with a tokenizer of its own kind."""
+    tokenizer = source_tokenizer(kind)
+    family: Any = FAMILIES[kind].masked_lm
+    config = family.config_class(
+        **(SMALL_DISTILBERT if kind == "distilbert" else SMALL),
+        **{f"{role}_token_id": number for role, number in special_ids(tokenizer).items() if number is not None},
+        vocab_size=len(tokenizer),
+        max_position_embeddings=64,
+    )
+    family(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_an_encoder_of_every_family_is_estimated(
+    toy_run: ToyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Before there is a vocabulary: its special tokens have stand-ins that the family's configuration accepts."""
+    seen: list[Any] = []
+
+    def measured(context: Any, model: Any, stages: Any, data: Any, tell: Any) -> dict[str, float]:
+        seen.append((model, data))
+        return SECONDS
+
+    monkeypatch.setattr(module, "measure", measured)
+    with one_core():
+        found = pipeline.estimate(toy_run.config(f"source.model={small_encoder(kind, tmp_path)}"))
+    assert [row["name"] for row in found["steps"]] == [*PREPARATION, *STAGES, "scratch", LAST]
+    ((model, data),) = seen
+    assert model.config.source.model_type == kind
+    assert model.get_input_embeddings().num_embeddings == data.vocabulary.size == 400
+    assert model.config.source.pad_token_id == data.vocabulary.padding == padding_of_positions(model.config.source)
+    vocabulary = data.vocabulary
+    special = {vocabulary.start, vocabulary.end, vocabulary.padding, vocabulary.mask}
+    assert len(special) == 4
+    assert special <= set(vocabulary.special)
+    assert not special & set(data.target.values.tolist())
 
 
 def test_text_is_measured_in_lines_and_characters() -> None:

@@ -315,7 +315,8 @@ def test_a_plain_stage_of_the_plan_is_the_model_that_was_evaluated(planned: ToyR
     assert "; plain: 2 updates, " in card
     check = planned.report["export"]["check"]
     words = "This model and the TreLM model that it was folded from computed the logits of 20 sentences; the largest "
-    assert f"{words}difference was {check['largest_difference']:.2g}." in card
+    numbers = f"{check['largest_difference']:.2g} in float64, {check['largest_difference_in_float32']:.2g} in float32."
+    assert f"{words}difference was {numbers}" in card
 
 
 def test_the_data_are_listed_with_the_lines_that_were_kept(later: Later) -> None:

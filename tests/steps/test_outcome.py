@@ -5,13 +5,17 @@ from __future__ import annotations
 import platform
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
 import torch
+from tokenizers.pre_tokenizers import ByteLevel
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
+from tiny_tokenizers import source_tokenizer
 from toy import ToyRun, translation
 from trelm.config import EvaluationConfig
 from trelm.corpus.ragged import Ragged
@@ -21,6 +25,7 @@ from trelm.steps import outcome
 from trelm.steps.context import Context
 from trelm.steps.training import load_model
 from trelm.training.batches import CrossLingualExamples
+from trelm.vocabulary import single_piece
 from trelm.workspace import Run, read_json
 
 WORD, OTHER = translation("them"), translation("to")
@@ -161,7 +166,8 @@ def test_filled_masks_show_the_first_sentences_that_fit(toy_run: ToyRun) -> None
     lines, model = context.lines("target-held-out.txt"), load_model(context, "language-specific")
     examples = outcome.fill_masks(context, model, lines)
     assert len(examples) == 5
-    fitting = [line for line in lines if outcome._mask_one_word(context, line) is not None]
+    piece = single_piece(context.tokenizer)
+    fitting = [line for line in lines if outcome._mask_one_word(context, line, piece) is not None]
     whole = [example["text"].replace("[MASK]", example["truth"]) for example in examples]
     assert whole == fitting[:5]
     told = context.figures("evaluation")["examples"]
@@ -189,14 +195,36 @@ def test_guesses_are_the_models_best(toy_run: ToyRun) -> None:
 
 def test_the_longest_word_of_one_piece_is_masked(toy_run: ToyRun) -> None:
     context = toy_run.context()
-    assert outcome._mask_one_word(context, f"{WORD} {OTHER}") is None  # too short
-    assert outcome._mask_one_word(context, f"{WORD} " * 20) is None  # too long
-    assert outcome._mask_one_word(context, f"{WORD} " * 8) is None  # not the only one of its kind
-    assert outcome._mask_one_word(context, "x1 zqzqzqzq qzqzqzq 12345678 " * 2) is None  # no whole word
-    assert outcome._mask_one_word(context, "this little state " + "of the " * 5) == (
+    piece = single_piece(context.tokenizer)
+    assert outcome._mask_one_word(context, f"{WORD} {OTHER}", piece) is None  # too short
+    assert outcome._mask_one_word(context, f"{WORD} " * 20, piece) is None  # too long
+    assert outcome._mask_one_word(context, f"{WORD} " * 8, piece) is None  # not the only one of its kind
+    assert outcome._mask_one_word(context, "x1 zqzqzqzq qzqzqzq 12345678 " * 2, piece) is None  # no whole word
+    assert outcome._mask_one_word(context, "this little state " + "of the " * 5, piece) == (
         "this [MASK] state " + "of the " * 5,
         "little",
     )
+
+
+@pytest.mark.parametrize("with_prefix", [False, True])
+def test_a_word_of_bytes_is_masked_where_it_is_one_piece_after_a_space(
+    monkeypatch: pytest.MonkeyPatch, with_prefix: bool
+) -> None:
+    """Byte-level BPE splits the same word where it is alone."""
+    tokenizer = source_tokenizer("roberta")
+    tokenizer.backend_tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=with_prefix)
+    assert ("Ġlittle" in tokenizer.get_vocab(), "little" in tokenizer.get_vocab()) == (True, False)
+    context: Any = SimpleNamespace(tokenizer=tokenizer)
+    line = "all of us are the little of it and we can say"
+    assert outcome._mask_one_word(context, line, single_piece(tokenizer)) == (
+        line.replace("little", "<mask>"),
+        "little",
+    )
+    model = MagicMock(device="cpu")
+    model.return_value.logits = torch.zeros(1, 64, len(tokenizer))
+    monkeypatch.setattr(outcome, "_scored_length", lambda _: 64)
+    (example,) = outcome.fill_masks(context, model, [line])
+    assert example["truth"] == "little"
 
 
 # The report

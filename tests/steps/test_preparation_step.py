@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from safetensors.torch import load_file
-from transformers import AutoTokenizer
 
+from tiny_tokenizers import source_tokenizer
 from toy import SOURCE_WORDS, ToyRun, translation
 from trelm.corpus.cleaning import fingerprint, normalise
 from trelm.corpus.ragged import Ragged
@@ -289,15 +289,6 @@ def test_images_are_put_back_to_their_rows() -> None:
     assert table.tolist() == [[3, 4], [0, 0], [5, 6], [0, 0], [1, 2], [0, 0]]
 
 
-def test_a_word_has_an_id_where_it_is_kept_whole(tiny_bert: Path) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(tiny_bert)
-    piece = preparation._single_piece(tokenizer)
-    assert piece("the") == tokenizer.get_vocab()["the"]
-    assert piece("zzz") is None  # three pieces
-    assert piece("ß") is None  # unknown
-    assert piece("") is None
-
-
 def test_events_of_the_alignment_are_told_in_one_line() -> None:
     event = {"method": "adversarial", "phase": "game", "epoch": 2, "criterion": 0.123456}
     assert preparation._describe(event) == "adversarial, game: epoch 2, criterion 0.1235"
@@ -313,6 +304,23 @@ def test_precision_is_by_the_dictionary_and_only_with_one(toy_run: ToyRun, tmp_p
     assert "precision_at_1" not in figures
     assert figures["without_alignment"] == {}
     assert figures["criterion"] == pytest.approx(alignment["criterion"])
+
+
+def test_precision_of_byte_level_bpe_is_asked_for_words_after_a_space(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There, a word that is alone is in pieces: the dictionary would seem to have no word of the vocabulary."""
+    words, tokenizer = ("little", "because", "through"), source_tokenizer("roberta")
+    assert all(len(tokenizer(word, add_special_tokens=False)["input_ids"]) > 1 for word in words)
+    (tmp_path / "words.tsv").write_text("".join(f"{word}\t{word}\n" for word in words), encoding="utf-8")
+    table = torch.randn(len(tokenizer), 8, generator=torch.Generator().manual_seed(1))
+    config = SimpleNamespace(evaluation=[SimpleNamespace(task="translation", test=(str(tmp_path / "words.tsv"),))])
+    source = SimpleNamespace(tokenizer=tokenizer, table=table)
+    context: Any = SimpleNamespace(config=config, tokenizer=tokenizer, source=source)
+    monkeypatch.setattr(preparation, "_target_entries", lambda _: torch.ones(len(tokenizer), dtype=torch.bool))
+    found = preparation._translation_precision(context, {"same": table})["same"]
+    assert found["dictionary_words"] == len(words)
+    assert found["coverage"] == found["precision_at_1"] == 1.0
 
 
 def test_vectors_and_alignment_have_a_row_for_every_entry(toy_run: ToyRun) -> None:

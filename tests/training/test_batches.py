@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy.stats import chisquare
 from torch import Tensor
 from toy_training import END, MASK, PADDING, SIZE, START, VOCABULARY, as_lists, counting_text
 
@@ -24,6 +25,8 @@ from trelm.training.batches import (
     MaskedExamples,
     PlannedBatches,
     Stream,
+    _ordinary,
+    mask_tokens,
     orderings,
     pack,
     pad_with_specials,
@@ -157,13 +160,41 @@ def test_fifteen_percent_are_chosen_and_split_80_10_10() -> None:
     count = int(chosen.sum())
     by_mask, kept = chosen & (after == MASK), chosen & (after == before)
     other = chosen & ~by_mask & ~kept
-    # A random token is the mask token or the original one once in the vocabulary's size.
-    assert is_near(int(by_mask.sum()), count, 0.8 + 0.1 / SIZE)
-    assert is_near(int(kept.sum()), count, 0.1 + 0.1 / SIZE)
-    assert is_near(int(other.sum()), count, 0.1 * (SIZE - 2) / SIZE)
-    assert set(after[other].tolist()) >= set(range(5, SIZE)), "random tokens come from the whole vocabulary"
-    assert after.min() >= 0
-    assert after.max() < SIZE
+    # A random token is the original one once in the number of those that are not special; never the mask token.
+    ordinary = SIZE - len(VOCABULARY.special)
+    assert is_near(int(by_mask.sum()), count, 0.8)
+    assert is_near(int(kept.sum()), count, 0.1 + 0.1 / ordinary)
+    assert is_near(int(other.sum()), count, 0.1 * (ordinary - 1) / ordinary)
+    assert set(after[other].tolist()) == set(range(5, SIZE)), "random tokens are all but the special ones"
+
+
+@given(size=st.integers(2, 40), special=st.lists(st.integers(0, 39), max_size=12), seed=st.integers(0, 99))
+def test_random_tokens_are_an_increasing_count_of_those_that_are_not_special(
+    size: int, special: list[int], seed: int
+) -> None:
+    """The generator's k-th number is the k-th ordinary id, wherever the special ones stand, also named twice."""
+    inside = tuple(number for number in special if number < size)
+    ordinary = [number for number in range(size) if number not in inside]
+    assume(ordinary)
+    vocabulary = replace(VOCABULARY, size=size, special=inside)
+    drawn = generator(seed).integers(len(ordinary), size=200)
+    assert _ordinary(vocabulary, 200, generator(seed)).tolist() == [ordinary[rank] for rank in drawn]
+
+
+def test_random_tokens_are_uniform_over_those_that_are_not_special() -> None:
+    """As in a vocabulary like MPNet's, whose special tokens stand first, in the middle and last."""
+    special = (0, 1, 2, 17, 18, SIZE - 1)
+    vocabulary = replace(VOCABULARY, mask=SIZE - 1, special=special)
+    before = np.full((200, 500), 30)
+    after = before.copy()
+    labels = mask_tokens(after, np.ones_like(before), vocabulary, 1.0, generator(5))
+    assert (labels == 30).all()
+    counts = np.bincount(after[(after != SIZE - 1) & (after != 30)], minlength=SIZE)
+    others = np.setdiff1d(np.arange(SIZE), [*special, 30])
+    assert counts.sum() == counts[others].sum()  # never a special one
+    assert chisquare(counts[others]).pvalue > 1e-4
+    share = len(others) / (SIZE - len(special))
+    assert is_near(int(counts.sum()), before.size, 0.1 * share)
 
 
 def test_labels_are_the_original_tokens_where_chosen_and_nothing_else_changes() -> None:

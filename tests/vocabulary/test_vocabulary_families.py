@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from joint_vocabularies import sentencepiece_kind, train, words
 from sentences_of_five import LINES, NEW_WORDS, SENTENCES
-from tokenizers import models, normalizers
-from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from tokenizers import decoders, models, normalizers
+from transformers import AddedToken, AutoTokenizer, DebertaV2Tokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from tiny_tokenizers import FAMILIES, source_tokenizer
 from trelm.errors import ConfigError
@@ -28,7 +28,8 @@ from trelm.vocabulary.models import BYTES
 BYTE_LEVEL = ("roberta", "modernbert", "eurobert")
 UNIGRAM = ("xlm-roberta", "camembert", "deberta-v2")
 WORDPIECE = ("bert", "electra", "distilbert", "nomic_bert", "mpnet")
-FALLBACKS = ("unigram", "bpe")  # of SentencePiece's kind, with bytes
+FALLBACKS = ("unigram", "bpe", "deberta-v3", "bpe-v3")  # of SentencePiece's kind, with bytes
+FORGETFUL = ("deberta-v3", "bpe-v3")  # they have entries for all bytes, and their classes do not use them
 SPECIALS = {
     "roberta": ["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
     "xlm-roberta": ["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
@@ -53,12 +54,20 @@ def joint(family: str) -> PreTrainedTokenizerFast:
     return train(source(family), LINES, size=900)
 
 
-def byte_fallback(kind: str) -> PreTrainedTokenizerFast:
+def byte_fallback(kind: str) -> PreTrainedTokenizerBase:
     entries = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *BYTES, "▁", "a"]
+    if kind == "deberta-v3":
+        specials = ["[PAD]", "[CLS]", "[SEP]", "[UNK]"]
+        pieces = [(entry, 0.0) for entry in (*specials, *BYTES, "▁", "a", "[MASK]")]
+        return DebertaV2Tokenizer(vocab=pieces, model_max_length=512)
     if kind == "unigram":
         return sentencepiece_kind(models.Unigram([(entry, -1.0) for entry in entries], 3, True))
     rows = {entry: row for row, entry in enumerate(entries)}
-    return sentencepiece_kind(models.BPE(rows, [], byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+    uses = kind not in FORGETFUL
+    tokenizer = sentencepiece_kind(models.BPE(rows, [], byte_fallback=uses, unk_token="<unk>", fuse_unk=True))
+    if not uses:
+        tokenizer.backend_tokenizer.decoder = decoders.Metaspace()
+    return tokenizer
 
 
 def there_and_back(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
@@ -87,7 +96,7 @@ def allowed(family: str, text: str) -> str:
         return without_spaces(text.lower())
     if family in ("xlm-roberta", "camembert"):
         return one_space(unicodedata.normalize("NFKC", text))
-    if family == "deberta-v2":
+    if family in ("deberta-v2", "deberta-v3"):
         return one_space(unicodedata.normalize("NFC", text))
     return unicodedata.normalize("NFC", text) if family == "modernbert" else text
 
@@ -148,6 +157,35 @@ def test_all_bytes_have_entries_of_their_own(family):
     assert [vocabulary[entry] for entry in BYTES] == list(range(5, 261))
     assert json.loads(joint(family).backend_tokenizer.to_str())["model"]["byte_fallback"] is True
     assert vocabulary["<0x41>"] not in joint(family).encode("<0x41> a")
+
+
+@pytest.mark.parametrize("family", FORGETFUL)
+def test_bytes_that_the_class_of_the_source_forgets_are_used(family):
+    """DeBERTa-v3's vocabulary falls back on bytes; transformers' tokenizer of it gives the unknown token instead."""
+    spec = json.loads(source(family).backend_tokenizer.to_str())
+    assert not spec["model"]["byte_fallback"]
+    assert unknowns(source(family), UNSEEN) > 0
+    assert unknowns(joint(family), UNSEEN) == 0
+    made = json.loads(joint(family).backend_tokenizer.to_str())
+    types = [part["type"] for part in made["decoder"]["decoders"]]
+    assert types.count("ByteFallback") == 1
+    assert types.index("ByteFallback") < types.index("Metaspace")
+
+
+@pytest.mark.parametrize("family", FORGETFUL)
+def test_bytes_come_back_after_saving(family, tmp_path):
+    save_tokenizer(joint(family), tmp_path)
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    assert there_and_back(loaded, UNSEEN) == UNSEEN
+    assert loaded(UNSEEN)["input_ids"] == joint(family)(UNSEEN)["input_ids"]
+
+
+def test_fewer_than_all_bytes_are_no_fallback():
+    specials = ["[PAD]", "[CLS]", "[SEP]", "[UNK]"]
+    pieces = [(entry, 0.0) for entry in (*specials, *BYTES[:-1], "▁", "a", "[MASK]")]
+    tokenizer = train(DebertaV2Tokenizer(vocab=pieces, model_max_length=512), LINES, size=900)
+    assert not json.loads(tokenizer.backend_tokenizer.to_str())["model"]["byte_fallback"]
+    assert unknowns(tokenizer, UNSEEN) > 0
 
 
 def test_a_long_phrase_without_spaces_is_not_unknown():
@@ -366,4 +404,4 @@ def test_same_lines_give_the_same_vocabulary_in_another_process(seed, threads):
         check=True,
     )
     assert done.stdout.split() == digests()
-    assert len(set(done.stdout.split())) == 7
+    assert len(set(done.stdout.split())) == 5 + len(FALLBACKS) - 1  # `bpe-v3` becomes what `bpe` is

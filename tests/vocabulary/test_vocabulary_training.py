@@ -4,12 +4,13 @@ import json
 import re
 
 import pytest
-from joint_vocabularies import LINES, MINILM, other_kind, roberta, train, words
+from joint_vocabularies import LINES, MINILM, other_kind, roberta, sentencepiece_kind, train, words
 from tokenizers import models, normalizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from tiny_tokenizers import FAMILIES, source_tokenizer
 from trelm.errors import ConfigError, DataError
-from trelm.vocabulary import ROLES, default_alphabet_limit, encode_lines
+from trelm.vocabulary import ROLES, check_tokenizer, default_alphabet_limit, encode_lines
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +145,8 @@ def test_other_kinds_are_refused_by_name(model, name):
         ConfigError, match=f"expected a WordPiece, Unigram or byte-level BPE tokenizer, found {name}; choose"
     ):
         train(other_kind(model))
+    with pytest.raises(ConfigError, match=f"found {name}; choose another encoder"):
+        check_tokenizer(other_kind(model))
 
 
 def test_tokenizer_without_a_mask_is_refused():
@@ -152,13 +155,33 @@ def test_tokenizer_without_a_mask_is_refused():
         "expected a tokenizer with cls (or bos), sep (or eos), pad, unk, mask tokens, "
         "found no cls (or bos), sep (or eos), pad, mask; choose an encoder"
     )
-    with pytest.raises(ConfigError, match=re.escape(message)):
-        train(source)
+    for refuse in (train, check_tokenizer):
+        with pytest.raises(ConfigError, match=re.escape(message)):
+            refuse(source)
 
 
 def test_slow_tokenizer_is_refused():
-    with pytest.raises(ConfigError, match=r"expected a fast tokenizer \(tokenizer.json\), found object; choose"):
-        train(object())  # type: ignore[arg-type]
+    for refuse in (train, check_tokenizer):
+        with pytest.raises(ConfigError, match=r"expected a fast tokenizer \(tokenizer.json\), found object; choose"):
+            refuse(object())  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_tokenizer_of_every_family_may_be_trained_after(family):
+    before = source_tokenizer(family)
+    spec = before.backend_tokenizer.to_str()
+    check_tokenizer(before)
+    assert before.backend_tokenizer.to_str() == spec
+
+
+def test_bytes_need_no_unknown_token():
+    source = roberta()
+    source.unk_token = None
+    check_tokenizer(source)
+    source = sentencepiece_kind(models.Unigram([("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<mask>", 0.0)], None))
+    source.unk_token = None
+    with pytest.raises(ConfigError, match=r"expected a tokenizer with .*, found no unk; choose an encoder"):
+        check_tokenizer(source)
 
 
 def test_alphabet_limit_follows_the_script():

@@ -95,6 +95,15 @@ class CorpusConfig(Section):
     max_lines: int | None = Field(None, ge=1, description="at most so many lines of each input, from its start")
 
 
+class HeadConfig(Section):
+    """A masked-LM head for an encoder whose checkpoint has none: fitted on source text, the encoder itself frozen."""
+
+    updates: int = Field(300, ge=0, description="of the fitting; 0: none is fitted, training starts from a random head")
+    batch_tokens: int = Field(1024, ge=16, description="tokens of a batch, padding counted")
+    learning_rate: float = Field(3e-3, gt=0, description="at its peak; it rises for a tenth of the updates, then falls")
+    max_lines: int = Field(50_000, ge=1, description="at most so many lines of source text, an even sample of them")
+
+
 class VocabularyConfig(Section):
     """METHOD section 1: the joint vocabulary."""
 
@@ -236,6 +245,7 @@ class Config(Section):
     evaluation: tuple[EvaluationConfig, ...] = ()
     seed: int = Field(1, ge=0, le=10_000_000, description="fixes everything that is random")
     corpus: CorpusConfig = CorpusConfig()
+    head: HeadConfig = HeadConfig()
     vocabulary: VocabularyConfig = VocabularyConfig()
     embeddings: EmbeddingsConfig = EmbeddingsConfig()
     alignment: AlignmentConfig = AlignmentConfig()

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from trelm.errors import ExportError, RunFolderError
+from trelm.errors import ExportError, RunFolderError, first_line
 from trelm.model.families import usable_positions
 from trelm.workspace import atomic_path
 
@@ -155,7 +155,7 @@ def _write(model: Any, batch: Batch, path: Path) -> int:
     except (torch.onnx.OnnxExporterError, RuntimeError, ValueError) as error:
         raise ExportError(
             f"{model.config.model_type}: expected a model that PyTorch can write as ONNX, found one that it cannot "
-            f"({_first_line(error)}); publish it without ONNX"
+            f"({first_line(error)}); publish it without ONNX"
         ) from None
     _forget_this_machine(program.model)
     program.save(path, external_data=_weight_bytes(model) > LARGEST_FILE)
@@ -188,12 +188,8 @@ def _run(path: Path, batches: Sequence[Batch]) -> Iterator[Tensor]:
     except Exception as error:  # its exceptions share no base class
         raise ExportError(
             f"{FOLDER}/{FILE}: expected a file that ONNX Runtime can run, found one that it cannot "
-            f"({_first_line(error)}); the file was removed: publish the model without ONNX"
+            f"({first_line(error)}); the file was removed: publish the model without ONNX"
         ) from None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def _compare(model: Any, path: Path, batches: Sequence[Batch]) -> tuple[float, float]:

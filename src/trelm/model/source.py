@@ -82,7 +82,7 @@ def public_name(name: str) -> str:
     """What `source.model` is called elsewhere: a Hub id stays, a folder's path on this machine becomes its name."""
     if name == MINILM:
         return MINILM_ON_HUB
-    return Path(name).resolve().name if Path(name).is_dir() else name
+    return Path(name).resolve().name if Path(name).is_dir() or Path(name).is_absolute() else name
 
 
 def load_source(
@@ -107,11 +107,10 @@ def load_source(
     try:
         config = AutoConfig.from_pretrained(path, **options)
         family = family_of(config)
-        options["key_mapping"] = family.renamed or None
         own = (
-            AutoTokenizer.from_pretrained(tokenizer)
+            _load_tokenizer("source.tokenizer: ", tokenizer)
             if tokenizer
-            else AutoTokenizer.from_pretrained(path, revision=revision)
+            else _load_tokenizer("source.model: ", path, **options)
         )
         backbone, lost, _ = _load(AutoModel, path, config, options, seed)
         with_head, missing = _load_with_head(path, config, options, seed)
@@ -135,16 +134,29 @@ def load_masked_lm(name: str) -> tuple[Any, PreTrainedTokenizerBase]:
     try:
         config = AutoConfig.from_pretrained(name)
         model, missing = _load_with_head(name, config, {}, seed=1)
-        tokenizer = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+        tokenizer = _load_tokenizer("", name)
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError, StrictDataclassError) as error:
         found = first_line(error)
         raise ConfigError(f"{name}: expected a model folder or a reachable Hub id, found none ({found})") from None
+    missing = [key for key in missing if not key.endswith(".bias")]  # those of a checkpoint without biases are 0
     if missing:
         raise ConfigError(
             f"{name}: expected a masked language model, found a checkpoint without '{missing[0]}'; "
             "it would fill masks at random: give a checkpoint with its head"
         )
     return model, tokenizer
+
+
+def _load_tokenizer(key: str, path: str, **options: Any) -> PreTrainedTokenizerBase:
+    """The tokenizer in a folder or on the Hub; `key` begins the message where there is none."""
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, **options)
+    except Exception as error:  # the library in Rust raises nothing narrower
+        raise ConfigError(
+            f"{key}{path}: expected a tokenizer in that folder or Hub repository, found none that loads "
+            f"({first_line(error)}); check the name and the tokenizer's files"
+        ) from None
+    return tokenizer
 
 
 def _load_with_head(path: str, config: Any, options: dict[str, Any], seed: int) -> tuple[Any, list[str]]:
@@ -192,7 +204,8 @@ def _check_complete(name: str, lost: list[str], tokenizer: PreTrainedTokenizerBa
     if not len(set(tokenizer.all_special_ids)) < entries <= rows:
         raise ConfigError(
             f"source.model: {name}: expected the tokenizer of its table of {rows:,} embeddings, found one of "
-            f"{entries:,} entries; put the tokenizer's own files beside config.json"
+            f"{entries:,} entries; put the tokenizer's own files beside config.json, or name their folder in "
+            "source.tokenizer"
         )
 
 
@@ -200,13 +213,21 @@ def _load(
     auto: Any, path: str, config: PreTrainedConfig, options: dict[str, Any], seed: int
 ) -> tuple[Any, list[str], list[str]]:
     """The model in float32, the keys that the checkpoint lacks (filled at random, by the seed), and those left over."""
+    family = FAMILIES.get(config.model_type)
+    renamed = family.renamed if family is not None and family.renamed else None
     before = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # a missing head is expected and reported by us
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model, info = auto.from_pretrained(  # safetensors only: a pickle is never opened
-                path, config=config, dtype=torch.float32, output_loading_info=True, use_safetensors=True, **options
+                path,
+                config=config,
+                dtype=torch.float32,
+                output_loading_info=True,
+                use_safetensors=True,
+                key_mapping=renamed,
+                **options,
             )
     finally:
         transformers_logging.set_verbosity(before)

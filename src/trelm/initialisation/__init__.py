@@ -1,0 +1,45 @@
+"""Where the rows of a new vocabulary start (METHOD section 4, and the ways of others)."""
+
+from trelm.initialisation.counts import counts
+from trelm.initialisation.drawing import multivariate_rows, random_rows
+from trelm.initialisation.mixture import (
+    PROVENANCES,
+    Initialisation,
+    Mixture,
+    SourceTables,
+    assemble,
+    complete,
+    from_pairs,
+    normalised,
+    nothing,
+    one_hot,
+    overlay,
+    restricted,
+)
+from trelm.initialisation.simple import pieces, shared, specials
+from trelm.initialisation.spread import rescale
+from trelm.initialisation.surface import Surface, surfaces
+
+__all__ = [
+    "PROVENANCES",
+    "Initialisation",
+    "Mixture",
+    "SourceTables",
+    "Surface",
+    "assemble",
+    "complete",
+    "counts",
+    "from_pairs",
+    "multivariate_rows",
+    "normalised",
+    "nothing",
+    "one_hot",
+    "overlay",
+    "pieces",
+    "random_rows",
+    "rescale",
+    "restricted",
+    "shared",
+    "specials",
+    "surfaces",
+]
