@@ -39,6 +39,7 @@ ARROWS: dict[str, set[str]] = {
     "demo": {"errors", "config", "workspace", "corpus", "word_links"},
     "doctor": {"errors", "cost", "training"},
     "steps": {
+        "initialisation",
         *("errors", "config", "workspace", "progress", "corpus", "vocabulary", "embeddings", "word_links", "alignment"),
         *("model", "training", "stages", "evaluation", "export", "cost"),
     },

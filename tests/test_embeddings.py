@@ -13,18 +13,10 @@ from hypothesis import strategies as st
 
 from trelm.corpus.ragged import Ragged
 from trelm.embeddings import (
-    LINKED,
-    MAPPED,
     MAX_REPEATS,
-    RANDOM,
-    SHARED,
-    SPECIAL,
-    EmbeddingTable,
     SubwordVectors,
-    build_table,
     choose_lines,
     frequency_order,
-    linked_rows,
     skip_gram,
 )
 from trelm.errors import DataError, RunFolderError
@@ -200,113 +192,3 @@ def test_vectors_are_saved_and_loaded(trained, tmp_path: Path):
     (tmp_path / "vectors.json").write_text("{")
     with pytest.raises(RunFolderError, match="expected JSON"):
         SubwordVectors.load(tmp_path)
-
-
-SOURCE = np.random.default_rng(9).normal(2.0, [0.1, 3.0], (50, 2)).astype(np.float32)
-
-
-def table(copy_shared: bool = True, count: int = 6, seed: int = 0) -> tuple[EmbeddingTable, np.ndarray]:
-    mapped = np.arange(2 * count, dtype=np.float32).reshape(count, 2)
-    has_vector = np.arange(count) < 4
-    mapped[~has_vector] = np.nan
-    shared, specials = np.array([[0, 7], [1, 8], [4, 9]]), np.array([[0, 3]])
-    built = build_table(
-        mapped, has_vector, SOURCE, shared=shared, specials=specials, copy_shared=copy_shared, seed=seed
-    )
-    return built, mapped
-
-
-def test_rows_follow_the_precedence():
-    built, mapped = table()
-    assert built.provenance.tolist() == [SPECIAL, SHARED, MAPPED, MAPPED, SHARED, RANDOM]
-    np.testing.assert_array_equal(built.rows[[0, 1, 4]], SOURCE[[3, 8, 9]])
-    np.testing.assert_array_equal(built.rows[2:4], mapped[2:4])
-    assert built.counts == {"special": 1, "linked": 0, "shared": 2, "mapped": 2, "random": 1}
-    assert built.rows.dtype == np.float32
-    assert np.isfinite(built.rows).all()
-
-
-def test_shared_rows_are_mapped_where_they_are_not_copied():
-    built, mapped = table(copy_shared=False)
-    assert built.provenance.tolist() == [SPECIAL, MAPPED, MAPPED, MAPPED, RANDOM, RANDOM]
-    np.testing.assert_array_equal(built.rows[1:4], mapped[1:4])
-
-
-def test_linked_rows_are_count_weighted_means_and_come_before_shared_ones():
-    mapped = np.zeros((6, 2), dtype=np.float32)
-    links = np.array([[2, 5], [2, 6], [1, 4], [0, 4]])
-    built = build_table(
-        mapped,
-        np.ones(6, dtype=bool),
-        SOURCE,
-        shared=np.array([[1, 8], [4, 9]]),
-        specials=np.array([[0, 3]]),
-        copy_shared=True,
-        seed=0,
-        links=links,
-        link_counts=np.array([1, 3, 7, 2], dtype=np.float32),
-    )
-    assert built.provenance.tolist() == [SPECIAL, LINKED, LINKED, MAPPED, SHARED, MAPPED]
-    np.testing.assert_allclose(built.rows[2], (SOURCE[5] + 3 * SOURCE[6]) / 4, rtol=1e-5)
-    np.testing.assert_allclose(built.rows[1], SOURCE[4], rtol=1e-5)
-    np.testing.assert_array_equal(built.rows[0], SOURCE[3])
-    assert built.counts["linked"] == 2
-
-
-def test_linked_rows_equal_a_plain_loop():
-    random = np.random.default_rng(4)
-    links = np.unique(random.integers(0, 20, (60, 2)), axis=0)
-    counts = random.random(len(links)).astype(np.float32)
-    made = linked_rows(links, counts, SOURCE)
-    for row, got in zip(np.unique(links[:, 0]), made):
-        mine = links[:, 0] == row
-        expected = (SOURCE[links[mine, 1]] * counts[mine, None]).sum(0) / counts[mine].sum()
-        np.testing.assert_allclose(got, expected, rtol=1e-5)
-
-
-def test_random_rows_have_the_source_moments_and_follow_the_seed():
-    rows = table(count=20_000)[0].rows[5:]
-    np.testing.assert_allclose(rows.mean(axis=0), SOURCE.mean(axis=0), atol=0.1)
-    np.testing.assert_allclose(rows.std(axis=0), SOURCE.std(axis=0), rtol=0.03)
-    assert table()[0].rows.tobytes() == table()[0].rows.tobytes()
-    assert table(seed=1)[0].rows.tobytes() != table()[0].rows.tobytes()
-
-
-def test_table_is_saved_and_loaded(tmp_path: Path):
-    built, _ = table()
-    built.save(tmp_path)
-    loaded = EmbeddingTable.load(tmp_path)
-    np.testing.assert_array_equal(loaded.rows, built.rows)
-    np.testing.assert_array_equal(loaded.provenance, built.provenance)
-    assert json.loads((tmp_path / "provenance.json").read_text())["counts"] == built.counts
-
-
-def test_shapes_that_do_not_fit_are_an_error():
-    none = np.zeros((0, 2), dtype=np.int64)
-    for shape, flags in (((4, 3), 4), ((4, 2), 5)):
-        with pytest.raises(ValueError, match=r"build_table: expected \[V, d\], \[V\] and \[V_s, d\], found mapped"):
-            build_table(
-                np.zeros(shape, np.float32),
-                np.ones(flags, bool),
-                SOURCE,
-                shared=none,
-                specials=none,
-                copy_shared=True,
-                seed=0,
-            )
-
-
-def test_diverged_vectors_are_an_error():
-    none = np.zeros((0, 2), dtype=np.int64)
-    with pytest.raises(
-        ValueError, match="expected finite mapped vectors, found NaN or infinity; the alignment has diver"
-    ):
-        build_table(
-            np.full((1, 2), np.nan, np.float32),
-            np.ones(1, bool),
-            SOURCE,
-            shared=none,
-            specials=none,
-            copy_shared=True,
-            seed=0,
-        )

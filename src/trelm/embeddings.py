@@ -1,4 +1,4 @@
-"""Embedding tables: skip-gram vectors of subwords, and the target model's table with the provenance of each row."""
+"""Skip-gram vectors of the joint vocabulary's entries (METHOD section 2)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from gensim.models import Word2Vec
 from gensim.models.callbacks import CallbackAny2Vec
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
-from scipy.sparse import csr_matrix
 
 from trelm.corpus.ragged import Ragged
 from trelm.errors import DataError
@@ -26,11 +25,6 @@ SUBSAMPLING = 1e-3
 MAX_REPEATS = 10
 # gensim silently drops what is beyond in a sentence (MAX_SENTENCE_LEN), so longer lines are cut in pieces.
 _GENSIM_LONGEST = 10_000
-
-SPECIAL, LINKED, SHARED, MAPPED, RANDOM = range(5)
-NO_PAIRS: NDArray[np.int64] = np.zeros((0, 2), dtype=np.int64)
-NO_COUNTS: NDArray[np.float32] = np.zeros(0, dtype=np.float32)
-PROVENANCES = ("special", "linked", "shared", "mapped", "random")
 
 
 @dataclass(frozen=True)
@@ -72,35 +66,6 @@ class SubwordVectors:
         arrays, about = load_file(folder / "vectors.safetensors"), read_json(folder / "vectors.json")
         tokens, repeats = tuple(about["tokens"]), tuple(about["repeats"])
         return SubwordVectors(arrays["vectors"], arrays["counts"], tokens, repeats, about["dropped_lines"])
-
-
-@dataclass(frozen=True)
-class EmbeddingTable:
-    """The target model's word table.
-
-    Attributes:
-        rows: float32 [V, d].
-        provenance: int8 [V], an index into `PROVENANCES`.
-    """
-
-    rows: NDArray[np.float32]
-    provenance: NDArray[np.int8]
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """Rows of each provenance, every one of `PROVENANCES` named."""
-        return dict(zip(PROVENANCES, np.bincount(self.provenance, minlength=len(PROVENANCES)).tolist(), strict=True))
-
-    def save(self, folder: Path) -> None:
-        """Write `table.safetensors`, and the counts for people in `provenance.json`."""
-        _save_arrays(folder / "table.safetensors", {"rows": self.rows, "provenance": self.provenance})
-        write_json(folder / "provenance.json", {"codes": dict(enumerate(PROVENANCES)), "counts": self.counts})
-
-    @staticmethod
-    def load(folder: Path) -> EmbeddingTable:
-        """Read what `save` wrote."""
-        arrays = load_file(folder / "table.safetensors")
-        return EmbeddingTable(arrays["rows"], arrays["provenance"])
 
 
 def skip_gram(
@@ -165,78 +130,6 @@ def choose_lines(lengths: NDArray[np.int64], budget: int) -> NDArray[np.int64]:
     return np.concatenate([np.tile(usable, repeats), picked])
 
 
-def build_table(
-    mapped: NDArray[np.float32],
-    has_vector: NDArray[np.bool_],
-    source_table: NDArray[np.float32],
-    *,
-    shared: NDArray[np.int64],
-    specials: NDArray[np.int64],
-    copy_shared: bool,
-    seed: int,
-    links: NDArray[np.int64] = NO_PAIRS,
-    link_counts: NDArray[np.float32] = NO_COUNTS,
-) -> EmbeddingTable:
-    """The word table of METHOD section 4. A row is, in this order of precedence:
-
-    special: the source's row of the same role; linked: the mean of the source's rows that word links join it to,
-    weighted by their counts (as RAMEN does, Tran 2020); shared: the source's row of the entry spelled alike (if
-    `copy_shared`); mapped: `X W^T`; random: normal with each dimension's mean and deviation in the source table.
-
-    Args:
-        mapped: [V, d]; rows where `has_vector` (bool [V]) is False are not looked at.
-        source_table: [V_s, d]. shared: [p, 2] and specials: [q, 2], pairs of a joint row and a source row.
-        links: [r, 2] pairs likewise and link_counts: [r], for the rows that are to be linked; none by default.
-
-    Raises:
-        ValueError: the shapes do not fit together, or a mapped row that is used is not finite.
-    """
-    if mapped.shape[1] != source_table.shape[1] or has_vector.shape != mapped.shape[:1]:
-        shapes = f"mapped {mapped.shape}, has_vector {has_vector.shape}, source_table {source_table.shape}"
-        raise ValueError(f"build_table: expected [V, d], [V] and [V_s, d], found {shapes}")
-    if not np.isfinite(mapped[has_vector]).all():
-        raise ValueError(
-            "build_table: expected finite mapped vectors, found NaN or infinity; the alignment has diverged"
-        )
-    rows = _random_rows(len(mapped), source_table, seed)
-    provenance = np.full(len(mapped), RANDOM, dtype=np.int8)
-    rows[has_vector], provenance[has_vector] = mapped[has_vector], MAPPED
-    if copy_shared:
-        rows[shared[:, 0]], provenance[shared[:, 0]] = source_table[shared[:, 1]], SHARED
-    linked = np.unique(links[:, 0])
-    rows[linked], provenance[linked] = linked_rows(links, link_counts, source_table), LINKED
-    rows[specials[:, 0]], provenance[specials[:, 0]] = source_table[specials[:, 1]], SPECIAL
-    return EmbeddingTable(rows, provenance)
-
-
-def through(
-    rows: NDArray[np.float32], source_table: NDArray[np.float32], output_table: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """Rows of the input side carried to the output side by the least-squares map between the encoder's two tables.
-
-    Args:
-        rows: [V, d]. source_table, output_table: [V_s, d], row by row of the same entries.
-
-    Returns:
-        [V, d].
-    """
-    solution = np.linalg.lstsq(source_table.astype(np.float64), output_table.astype(np.float64), rcond=None)[0]
-    carried: NDArray[np.float32] = (rows.astype(np.float64) @ solution).astype(np.float32)
-    return carried
-
-
-def linked_rows(
-    links: NDArray[np.int64], counts: NDArray[np.float32], source_table: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """For each joint row with links, in rising order: sum_e p(e | row) E_s[e], p by the counts. Float32 [rows, d]."""
-    rows, place = np.unique(links[:, 0], return_inverse=True)
-    weights = csr_matrix((counts.astype(np.float64), (place, links[:, 1])), shape=(len(rows), len(source_table)))
-    totals = np.asarray(weights.sum(axis=1)).reshape(-1, 1)
-    mixed: NDArray[np.float64] = weights @ source_table.astype(np.float64)
-    means: NDArray[np.float32] = (mixed / np.maximum(totals, 1e-12)).astype(np.float32)
-    return means
-
-
 def frequency_order(counts: NDArray[np.int64]) -> NDArray[np.int64]:
     """Rows that occurred, int64, by falling count, ties by row."""
     order = np.argsort(-counts, kind="stable")
@@ -288,13 +181,6 @@ def _count(corpus: Ragged, lines: NDArray[np.int64], vocabulary_size: int) -> ND
             f"skip_gram: expected ids below {vocabulary_size}, found {highest}; encode with that vocabulary"
         )
     return np.bincount(corpus.values, weights=weights, minlength=vocabulary_size).astype(np.int64)
-
-
-def _random_rows(count: int, source_table: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
-    """[count, d], each dimension with the mean and deviation that it has in the source table."""
-    noise = np.random.default_rng(seed).standard_normal((count, source_table.shape[1]), dtype=np.float32)
-    drawn = source_table.mean(axis=0) + noise * source_table.std(axis=0)
-    return np.asarray(drawn, dtype=np.float32)
 
 
 def _train(

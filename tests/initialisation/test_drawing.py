@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from plain_tables import plain_table
 from transformers import BertConfig, BertModel
 
-from trelm.embeddings import build_table
 from trelm.initialisation import multivariate_rows, random_rows
 from trelm.initialisation.drawing import TRANSFORMERS_SCALE
 
@@ -21,8 +21,8 @@ def test_random_rows_are_exactly_those_of_the_table_before_this_room():
     none = np.zeros((0, 2), dtype=np.int64)
     absent = np.zeros(30, np.bool_)
     mapped = np.zeros((30, 3), np.float32)
-    built = build_table(mapped, absent, TABLE, shared=none, specials=none, copy_shared=True, seed=11)
-    np.testing.assert_array_equal(random_rows(30, TABLE, 11), built.rows)
+    rows, _ = plain_table(mapped, absent, TABLE, shared=none, specials=none, copy_shared=True, seed=11)
+    np.testing.assert_array_equal(random_rows(30, TABLE, 11), rows)
 
 
 def test_random_rows_have_each_dimensions_moments_and_no_correlation():

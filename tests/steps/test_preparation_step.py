@@ -19,8 +19,9 @@ from tiny_tokenizers import source_tokenizer
 from toy import SOURCE_WORDS, ToyRun, translation
 from trelm.corpus.cleaning import fingerprint, normalise
 from trelm.corpus.ragged import Ragged
-from trelm.embeddings import PROVENANCES, EmbeddingTable, SubwordVectors
-from trelm.steps import preparation
+from trelm.embeddings import SubwordVectors
+from trelm.initialisation import PROVENANCES, Initialisation
+from trelm.steps import initialisation, preparation
 from trelm.steps.context import Context
 
 SEQUENCES = st.lists(st.lists(st.integers(-1, 9), max_size=4), max_size=8)
@@ -184,7 +185,7 @@ def test_seeds_are_counted_links_to_entries_of_the_encoder(toy_run: ToyRun) -> N
     context = toy_run.context()
     expected = agreed_links(context)
     assert len(expected) > 100
-    assert as_counter(*preparation._parallel_seeds(context)) == expected
+    assert as_counter(*initialisation.linked_pairs(context)) == expected
 
 
 def test_seeds_by_hand(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -199,14 +200,14 @@ def test_seeds_by_hand(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         tokenizer=range(6),
         source=SimpleNamespace(tokenizer=None),
     )
-    monkeypatch.setattr(preparation, "shared_entries", lambda *_: np.array([[0, 7], [2, 9]]))
-    pairs, counts = preparation._parallel_seeds(context)
+    monkeypatch.setattr(initialisation, "shared_entries", lambda *_: np.array([[0, 7], [2, 9]]))
+    pairs, counts = initialisation.linked_pairs(context)
     assert as_counter(pairs, counts) == {(3, 7): 2, (5, 9): 2}
 
 
 def test_target_entries_are_more_frequent_in_the_target(toy_run: ToyRun) -> None:
     context = toy_run.context()
-    marked = preparation._target_entries(context)
+    marked = initialisation.target_entries(context)
     assert marked.shape == (len(context.tokenizer),)
     assert set(marked.nonzero().flatten().tolist()) == target_dominant(context)
 
@@ -219,15 +220,42 @@ def test_linked_rows_are_those_of_the_target_with_enough_links(toy_run: ToyRun, 
     for (row, _), count in links.items():
         totals[row] += count
     expected = {pair: count for pair, count in links.items() if totals[pair[0]] >= least and pair[0] in dominant}
-    found = as_counter(*preparation._links_of_target_entries(context, least))
-    assert found == expected
-    assert 0 < len(found) < len(links)
+    mixture = initialisation.linked_rows(context, least)
+    rows, columns = mixture.weights.nonzero()
+    assert set(zip(rows.tolist(), columns.tolist())) == expected.keys()
+    for row, column in expected:
+        share = links[row, column] / totals[row]
+        assert mixture.weights[row, column] == pytest.approx(share, rel=1e-6)
+    assert 0 < len(expected) < len(links)
 
 
-def test_no_rows_are_linked_without_a_wish(toy_run: ToyRun) -> None:
-    pairs, counts = preparation._links_of_target_entries(toy_run.context(), None)
-    assert pairs.shape == (0, 2)
-    assert counts.shape == (0,)
+@pytest.mark.parametrize("way", ["trelm", "counts", "pieces", "shared", "random", "multivariate"])
+def test_every_way_of_initialisation_gives_whole_tables(toy_run: ToyRun, way: str) -> None:
+    context = toy_run.context(f"embeddings.initialisation={way}")
+    made, again = initialisation.initialise(context), initialisation.initialise(context)
+    source = context.source
+    assert made.words.shape == (len(context.tokenizer), source.table.shape[1])
+    assert np.isfinite(made.words).all()
+    np.testing.assert_array_equal(made.words, again.words)
+    assert made.bias is not None  # the tiny BERT has a head
+    for role in ("cls", "sep", "pad", "mask", "unk"):
+        row, own = (getattr(one, f"{role}_token_id") for one in (context.tokenizer, source.tokenizer))
+        np.testing.assert_array_equal(made.words[row], source.table[own].numpy())
+        assert made.bias[row] == pytest.approx(float(source.output_bias[own]))
+    used = {name for name, count in made.counts.items() if count}
+    assert used - {"random"} == {
+        "trelm": {"special", "linked", "shared", "mapped"},
+        "counts": {"special", "shared", "linked", "pieces"},
+        "pieces": {"special", "shared", "pieces"},
+        "shared": {"special", "shared"},
+    }.get(way, {"special"})
+
+
+def test_the_model_starts_from_the_tables_and_the_bias(toy_run: ToyRun) -> None:
+    made = Initialisation.load(toy_run.folder / "model")
+    weights = load_file(toy_run.folder / "model" / "start" / "model.safetensors")
+    np.testing.assert_array_equal(weights["trelm.backbone.embeddings.word_embeddings.weight"].numpy(), made.words)
+    np.testing.assert_array_equal(weights["head.cls.predictions.bias"].numpy(), made.bias)
 
 
 @ON_THE_SHARED_RUN
@@ -317,7 +345,7 @@ def test_precision_of_byte_level_bpe_is_asked_for_words_after_a_space(
     config = SimpleNamespace(evaluation=[SimpleNamespace(task="translation", test=(str(tmp_path / "words.tsv"),))])
     source = SimpleNamespace(tokenizer=tokenizer, table=table)
     context: Any = SimpleNamespace(config=config, tokenizer=tokenizer, source=source)
-    monkeypatch.setattr(preparation, "_target_entries", lambda _: torch.ones(len(tokenizer), dtype=torch.bool))
+    monkeypatch.setattr(preparation, "target_entries", lambda _: torch.ones(len(tokenizer), dtype=torch.bool))
     found = preparation._translation_precision(context, {"same": table})["same"]
     assert found["dictionary_words"] == len(words)
     assert found["coverage"] == found["precision_at_1"] == 1.0
@@ -339,14 +367,14 @@ def test_vectors_and_alignment_have_a_row_for_every_entry(toy_run: ToyRun) -> No
 
 def test_the_table_of_the_model_is_the_one_that_was_built(toy_run: ToyRun) -> None:
     context = toy_run.context()
-    table = EmbeddingTable.load(context.folder("model"))
+    table = Initialisation.load(context.folder("model"))
     weights = load_file(context.folder("model") / "start" / "model.safetensors")
     (words,) = [value for name, value in weights.items() if name.endswith("word_embeddings.weight")]
-    assert torch.equal(words, torch.from_numpy(table.rows))
+    assert torch.equal(words, torch.from_numpy(table.words))
     figures = context.figures("model")
     assert figures["rows"] == table.counts
     assert all(figures["rows"][kind] > 0 for kind in ("special", "linked", "shared"))
-    assert figures["row_norms"]["table"] == pytest.approx(float(np.linalg.norm(table.rows, axis=1).mean()))
+    assert figures["row_norms"]["table"] == pytest.approx(float(np.linalg.norm(table.words, axis=1).mean()))
     assert figures["layers"] == 4
     assert figures["tri_position"] == 2
     assert figures["source_has_head"] is True
@@ -354,22 +382,22 @@ def test_the_table_of_the_model_is_the_one_that_was_built(toy_run: ToyRun) -> No
 
 def test_a_linked_row_is_the_mean_of_what_it_is_linked_to(toy_run: ToyRun) -> None:
     context = toy_run.context()
-    table, links = EmbeddingTable.load(context.folder("model")), agreed_links(context)
+    table, links = Initialisation.load(context.folder("model")), agreed_links(context)
     linked = np.flatnonzero(table.provenance == PROVENANCES.index("linked"))
     assert len(linked) > 20
     for row in linked.tolist():
         mine = {source: count for (joint, source), count in links.items() if joint == row}
         mean = sum(context.source.table[source] * count for source, count in mine.items()) / sum(mine.values())
-        np.testing.assert_allclose(table.rows[row], mean.numpy(), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(table.words[row], mean.numpy(), rtol=1e-5, atol=1e-6)
 
 
 def test_a_shared_row_is_copied_unless_it_is_not_to_be(toy_run: ToyRun, tmp_path: Path) -> None:
     context = toy_run.context()
-    table = EmbeddingTable.load(context.folder("model"))
+    table = Initialisation.load(context.folder("model"))
     pieces, own = context.tokenizer.get_vocab(), context.source.tokenizer.get_vocab()
     word = "people"
     assert table.provenance[pieces[word]] == PROVENANCES.index("shared")
-    np.testing.assert_array_equal(table.rows[pieces[word]], context.source.table[own[word]].numpy())
+    np.testing.assert_array_equal(table.words[pieces[word]], context.source.table[own[word]].numpy())
     plain = toy_run.context("embeddings.copy_shared=false", "embeddings.min_links=null")
     rows = preparation.build_models(plain, tmp_path, SILENT)["rows"]
     assert rows["shared"] == rows["linked"] == 0

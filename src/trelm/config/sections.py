@@ -115,8 +115,14 @@ class VocabularyConfig(Section):
 
 
 class EmbeddingsConfig(Section):
-    """METHOD section 2: skip-gram vectors of subwords; and the rows that are copied."""
+    """METHOD section 2: skip-gram vectors of subwords; and where the rows of the new vocabulary start."""
 
+    initialisation: Literal["trelm", "counts", "pieces", "shared", "random", "multivariate"] = Field(
+        "trelm",
+        description="trelm: mapped vectors, and the rows that `min_links` and `copy_shared` say; counts: mixed by word "
+        "links (RAMEN), else as pieces; pieces: copied where spelled alike, else the mean of the pieces (FVT); "
+        "shared: copied where spelled alike, else drawn; random: drawn, each dimension alone; multivariate: together",
+    )
     epochs: int = Field(10, ge=1, description="passes over the text")
     window: int = Field(5, ge=1, description="subwords on either side that predict and are predicted")
     negatives: int = Field(10, ge=1, description="noise subwords for each true one")

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
 from scipy.sparse import csr_matrix, diags
 
-from trelm.embeddings import through
 from trelm.initialisation.drawing import multivariate_rows, random_rows
+from trelm.workspace import atomic_path, write_json
 
 PROVENANCES = ("special", "linked", "shared", "mapped", "random", "pieces", "neighbours")
 SPECIAL, LINKED, SHARED, MAPPED, RANDOM, PIECES, NEIGHBOURS = range(len(PROVENANCES))
@@ -114,6 +116,19 @@ class Initialisation:
     def counts(self) -> dict[str, int]:
         """Rows of each provenance, every one of `PROVENANCES` named."""
         return _counts(self.provenance)
+
+    def save(self, folder: Path) -> None:
+        """Write `table.safetensors`, and the counts for people in `provenance.json`."""
+        given = {"words": self.words, "outputs": self.outputs, "bias": self.bias, "provenance": self.provenance}
+        with atomic_path(folder / "table.safetensors") as temporary:
+            save_file({name: np.ascontiguousarray(a) for name, a in given.items() if a is not None}, temporary)
+        write_json(folder / "provenance.json", {"codes": dict(enumerate(PROVENANCES)), "counts": self.counts})
+
+    @staticmethod
+    def load(folder: Path) -> Initialisation:
+        """Read what `save` wrote."""
+        arrays = load_file(folder / "table.safetensors")
+        return Initialisation(arrays["words"], arrays.get("outputs"), arrays.get("bias"), arrays["provenance"])
 
 
 def normalised(weights: csr_matrix, provenance: int) -> Mixture:
@@ -317,3 +332,19 @@ def _marked(covered: NDArray[np.bool_], provenance: int) -> NDArray[np.int8]:
 
 def _counts(provenance: NDArray[np.int8]) -> dict[str, int]:
     return dict(zip(PROVENANCES, np.bincount(provenance, minlength=len(PROVENANCES)).tolist(), strict=True))
+
+
+def through(
+    rows: NDArray[np.float32], source_table: NDArray[np.float32], output_table: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Rows of the input side carried to the output side by the least-squares map between the encoder's two tables.
+
+    Args:
+        rows: [V, d]. source_table, output_table: [V_s, d], row by row of the same entries.
+
+    Returns:
+        [V, d].
+    """
+    solution = np.linalg.lstsq(source_table.astype(np.float64), output_table.astype(np.float64), rcond=None)[0]
+    carried: NDArray[np.float32] = (rows.astype(np.float64) @ solution).astype(np.float32)
+    return carried

@@ -68,6 +68,14 @@ class SourceEncoder:
         table = self.head.get(f"{place}.weight")
         return None if self.config.tie_word_embeddings or table is None else table.detach().float()
 
+    @property
+    def output_bias(self) -> Tensor | None:
+        """The head's bias of each entry (V_s,), in float32; None where the checkpoint has no head."""
+        if not self.has_head:
+            return None
+        found = [w for w in self.head.values() if w.dim() == 1 and _is_of_vocabulary(w, self.config)]
+        return found[0].detach().float() if found else None
+
 
 def source_path(name: str) -> str:
     """The folder or Hub id that `source.model` means."""
@@ -117,7 +125,7 @@ def load_source(
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError, StrictDataclassError) as error:
         raise ConfigError(_why_not(name, error)) from None
     _check_complete(name, [key for key in lost if not key.startswith(POOLER)], own, backbone)
-    head = _head_weights(family, config, with_head)
+    head = _head_weights(family, with_head.config, with_head)
     transform = [key for key in head if not _is_of_vocabulary(head[key], config)] or list(head)
     zero = {key for key in missing if key.endswith(".bias")}  # a checkpoint without biases: they start at 0
     has_head = not set(transform) & (set(missing) - zero)
@@ -323,18 +331,28 @@ def scratch_model(config: TrelmConfig, seed: int) -> TrelmForMaskedLM:
 
 
 def transferred_model(
-    config: TrelmConfig, source: SourceEncoder, table: Tensor, seed: int, *, output: Tensor | None = None
+    config: TrelmConfig,
+    source: SourceEncoder,
+    table: Tensor,
+    seed: int,
+    *,
+    output: Tensor | None = None,
+    bias: Tensor | None = None,
 ) -> TrelmForMaskedLM:
     """METHOD section 4: the source encoder around a new word table, with a TRILayer copied from layer m.
 
     Args:
         table: (V, d), the rows of the joint vocabulary. output: (V, d), those of the output layer, where it is not
-            tied to the table.
+            tied to the table. bias: (V,), the output bias; None: zeros.
     """
     model = scratch_model(config, seed)
     _copy_all_but_table(model.trelm.backbone, source.backbone)
     with torch.no_grad():
         model.trelm.get_input_embeddings().weight.copy_(table)
+        if bias is not None:
+            for weight in model.head.parameters():
+                if weight.shape == bias.shape:  # under whatever name: nothing else has one number for each entry
+                    weight.copy_(bias)
         if output is not None:
             decoder: Any = model.get_output_embeddings()
             decoder.weight.copy_(output)

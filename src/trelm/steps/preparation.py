@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from trelm.alignment.adversarial import GameSettings
 from trelm.alignment.choice import align
@@ -21,30 +20,20 @@ from trelm.corpus.hub import is_hub_name
 from trelm.corpus.preparation import balanced_lines, prepare
 from trelm.corpus.ragged import Ragged
 from trelm.corpus.text import read_text
-from trelm.embeddings import (
-    NO_COUNTS,
-    NO_PAIRS,
-    EmbeddingTable,
-    SubwordVectors,
-    build_table,
-    frequency_order,
-    skip_gram,
-    through,
-)
+from trelm.embeddings import SubwordVectors, frequency_order, skip_gram
 from trelm.errors import DataError
 from trelm.evaluation.translation import precision_at, read_dictionary
 from trelm.model.configuration import TrelmConfig
 from trelm.model.source import dropout_of, scratch_model, special_ids, transferred_model, trelm_config
 from trelm.progress import StepProgress
 from trelm.steps.context import (
-    ALIGNMENT,
     CORPUS,
     EMBEDDINGS,
-    WORD_LINKS,
     Context,
     Figures,
     parallel_sources,
 )
+from trelm.steps.initialisation import initialise, linked_pairs, target_entries
 from trelm.vocabulary import (
     default_alphabet_limit,
     encode_lines,
@@ -52,11 +41,10 @@ from trelm.vocabulary import (
     save_tokenizer,
     shared_entries,
     single_piece,
-    special_rows,
     statistics,
     train_vocabulary,
 )
-from trelm.word_links.links import WordLinks, count_linked_pairs, link
+from trelm.word_links.links import link
 from trelm.workspace import atomic_path, writing
 
 SAMPLE_LINES = 2_000
@@ -202,7 +190,7 @@ def align_embeddings(context: Context, folder: Path, tell: StepProgress) -> Figu
     vectors = SubwordVectors.load(context.folder(EMBEDDINGS))
     rows, source_rows = frequency_order(vectors.counts), _source_order(context, vectors)
     source_table = context.source.table
-    seeds, weights = _parallel_seeds(context)
+    seeds, weights = linked_pairs(context)
     parallel, seeds_kept = _renumbered(seeds, rows, source_rows)
     result = align(
         torch.from_numpy(vectors.vectors[rows]),
@@ -233,28 +221,12 @@ def align_embeddings(context: Context, folder: Path, tell: StepProgress) -> Figu
 
 def build_models(context: Context, folder: Path, tell: StepProgress) -> Figures:
     """METHOD section 4: the transferred model before training; for the baseline, the same with random weights."""
-    config, vectors = context.config, SubwordVectors.load(context.folder(EMBEDDINGS))
-    mapped = load_file(context.folder(ALIGNMENT) / "alignment.safetensors")["mapped"].numpy()
-    own = context.source.table.numpy()
-    links, link_counts = _links_of_target_entries(context, config.embeddings.min_links)
-    build = partial(
-        build_table,
-        has_vector=vectors.has_vector,
-        shared=shared_entries(context.tokenizer, context.source.tokenizer),
-        specials=special_rows(context.tokenizer, context.source.tokenizer),
-        copy_shared=config.embeddings.copy_shared,
-        links=links,
-        link_counts=link_counts,
-        seed=config.seed,
-    )
-    table = build(mapped, source_table=own)
-    table.save(folder)
-    output = None
-    if context.source.output_table is not None:  # the encoder keeps one of its own: the same rows, from its side
-        outputs = context.source.output_table.numpy()
-        output = torch.from_numpy(build(through(mapped, own, outputs), source_table=outputs).rows)
+    config, source = context.config, context.source
+    made = initialise(context)
+    made.save(folder)
     settings = model_config(context, len(context.tokenizer), special_ids(context.tokenizer))
-    model = transferred_model(settings, context.source, torch.from_numpy(table.rows), config.seed, output=output)
+    outputs, bias = (None if rows is None else torch.from_numpy(rows) for rows in (made.outputs, made.bias))
+    model = transferred_model(settings, source, torch.from_numpy(made.words), config.seed, output=outputs, bias=bias)
     with writing(folder):
         model.save_pretrained(str(folder / "start"))
         if config.baseline.scratch:
@@ -265,8 +237,9 @@ def build_models(context: Context, folder: Path, tell: StepProgress) -> Figures:
         "tri_position": settings.tri_position,
         "source_has_head": context.source.has_head,
         "dropout": dropout_of(context.source.config),
-        "rows": table.counts,
-        "row_norms": _row_norms(table, own),
+        "initialisation": config.embeddings.initialisation,
+        "rows": made.counts,
+        "row_norms": _row_norms(made.words, source.table.numpy()),
     }
 
 
@@ -282,20 +255,10 @@ def model_config(context: Context, vocabulary_size: int, ids: Mapping[str, int |
     )
 
 
-def _links_of_target_entries(context: Context, least: int | None) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Links (joint row, source row) and counts of the target language's entries that have at least so many."""
-    if least is None:
-        return NO_PAIRS, NO_COUNTS
-    pairs, counts = _parallel_seeds(context)
-    totals = np.bincount(pairs[:, 0], weights=counts, minlength=len(context.tokenizer))
-    kept = (totals >= least)[pairs[:, 0]] & _target_entries(context).numpy()[pairs[:, 0]]
-    return pairs[kept], counts[kept]
-
-
-def _row_norms(table: EmbeddingTable, source_table: NDArray[np.float32]) -> dict[str, float]:
+def _row_norms(words: NDArray[np.float32], source_table: NDArray[np.float32]) -> dict[str, float]:
     """Mean length of the new rows and of the encoder's own: far apart, they spoil every layer above."""
     return {
-        "table": float(np.linalg.norm(table.rows, axis=1).mean()),
+        "table": float(np.linalg.norm(words, axis=1).mean()),
         "source": float(np.linalg.norm(source_table, axis=1).mean()),
     }
 
@@ -333,25 +296,6 @@ def _source_order(context: Context, vectors: SubwordVectors) -> NDArray[np.int64
     return order[~np.isin(order, context.source.tokenizer.all_special_ids)]
 
 
-def _parallel_seeds(context: Context) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Pairs (row of the joint vocabulary, row of the source's) from the word links, with their counts.
-
-    The target's entry is linked to a source-language entry of the joint vocabulary; its like in the source vocabulary
-    is the other end of the seed.
-    """
-    links = WordLinks(
-        Ragged.load(context.folder(WORD_LINKS), "source-of-target"),
-        Ragged.load(context.folder(WORD_LINKS), "target-of-source"),
-        {},
-    )
-    pairs, counts = count_linked_pairs(context.tokens("parallel-source"), context.tokens("parallel-target"), links)
-    source_row = np.full(len(context.tokenizer), -1, dtype=np.int64)
-    shared = shared_entries(context.tokenizer, context.source.tokenizer)
-    source_row[shared[:, 0]] = shared[:, 1]
-    known = source_row[pairs[:, 0]] >= 0
-    return np.stack([pairs[known, 1], source_row[pairs[known, 0]]], axis=1), counts[known]
-
-
 def _renumbered(
     pairs: NDArray[np.int64], rows: NDArray[np.int64], source_rows: NDArray[np.int64]
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -384,20 +328,12 @@ def _translation_precision(context: Context, tables: dict[str, torch.Tensor]) ->
     if not paths:
         return {}
     dictionary = read_dictionary(paths)
-    candidates = _target_entries(context)
+    candidates = target_entries(context)
     joint, own = single_piece(context.tokenizer), single_piece(context.source.tokenizer)
     return {
         name: dict(precision_at(table, context.source.table, dictionary, joint, own, candidates=candidates))
         for name, table in tables.items()
     }
-
-
-def _target_entries(context: Context) -> torch.Tensor:
-    """bool [V]: entries relatively more frequent in the target language's text than in the source's."""
-    size = len(context.tokenizer)
-    counts = [np.bincount(context.tokens(side).values, minlength=size) for side in ("source", "target")]
-    source, target = (count / max(count.sum(), 1) for count in counts)
-    return torch.from_numpy((target > source) & (counts[1] > 0))
 
 
 def _describe(event: dict[str, Any]) -> str:
