@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import tempfile
 
 # Read by the libraries when they are first imported: the tests never touch the network.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["TRELM_CACHE"] = tempfile.mkdtemp(prefix="trelm-tests-")  # never the user's own
 
 import importlib
 from pathlib import Path

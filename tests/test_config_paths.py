@@ -62,9 +62,10 @@ def test_a_dollar_without_braces_is_left_alone(file: Path) -> None:
 def test_relative_paths_are_taken_from_the_folder_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "configs"
     (folder / "encoder").mkdir(parents=True)
+    (folder / "pieces").mkdir()
     monkeypatch.chdir(tmp_path)
     (folder / "run.yaml").write_text(
-        "source: {model: encoder, text: [../en/*.txt.xz, 'hf://x:y/train#text']}\n"
+        "source: {model: encoder, tokenizer: pieces, text: [../en/*.txt.xz, 'hf://x:y/train#text']}\n"
         "target: {language: id, text: [id.txt]}\n"
         "parallel: [a.tsv, {source: a.en, target: /abs/a.id}]\n"
         "budget: {updates: 1}\n"
@@ -73,6 +74,7 @@ def test_relative_paths_are_taken_from_the_folder_of_the_file(tmp_path: Path, mo
     )
     config = load_config(Path("configs") / "run.yaml")
     assert config.source.model == str(folder / "encoder")
+    assert config.source.tokenizer == str(folder / "pieces")
     assert config.source.text == (str(tmp_path / "en/*.txt.xz"), "hf://x:y/train#text")
     assert config.target.text == (str(folder / "id.txt"),)
     assert config.parallel == (str(folder / "a.tsv"), TwoFiles(source=str(folder / "a.en"), target="/abs/a.id"))

@@ -22,6 +22,7 @@ from trelm.steps.context import (
     EMBEDDINGS,
     EVALUATION,
     EXPORT,
+    HEAD,
     MODEL,
     PLAN,
     TOKENS,
@@ -43,6 +44,7 @@ from trelm.steps.export import (
     train_plain_stage,
     write_export,
 )
+from trelm.steps.head import fit_head
 from trelm.steps.outcome import collect_report, evaluate_models, score_model, versions
 from trelm.steps.preflight import preflight
 from trelm.steps.preparation import (
@@ -67,8 +69,10 @@ def steps(config: Config) -> list[RunStep]:
     training.insert(after_lower, RunStep(STAGE_FOLDERS[COMBINATION], combine_halves))
     if config.baseline.scratch:
         training.append(RunStep(STAGE_FOLDERS[SCRATCH_STAGE.name], partial(_train, SCRATCH_STAGE), resumes=True))
+    head = [RunStep(HEAD, fit_head, resumes=True)] if config.head.updates else []
     return [
         RunStep(CORPUS, prepare_corpus),
+        *head,  # a masked-LM head, where the encoder has none
         RunStep(VOCABULARY, build_vocabulary),  # 1. joint vocabulary
         RunStep(TOKENS, tokenize),
         RunStep(WORD_LINKS, link_words),  # 5. word alignments

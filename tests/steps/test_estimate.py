@@ -194,7 +194,7 @@ RELATIVE = {"relative_attention": True, "position_buckets": 200, "share_att_key"
 def test_memory_is_that_of_the_lengths_that_need_most(backbone: Any, mean_length: int, decisive: int) -> None:
     training = SimpleNamespace(batch_tokens=640, max_length=64)
     config = SimpleNamespace(training=training, vocabulary=SimpleNamespace(size=100))
-    context: Any = SimpleNamespace(source=SimpleNamespace(backbone=backbone), config=config)
+    context: Any = SimpleNamespace(pretrained=SimpleNamespace(backbone=backbone), config=config)
     batch = {"tokens": 640, "length": decisive, "vocabulary": 100, "labelled": 320}
     layers = {"layers": 3, "parameters": 1000, "trained_parameters": 1000}  # the TRILayer is the third
     expected = memory_bytes(layer_shape(backbone.encoder.layer[0], backbone.config), **batch, **layers)

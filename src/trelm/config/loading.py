@@ -258,8 +258,9 @@ def _resolve_paths(values: dict[str, Any], base: Path) -> None:
         if isinstance(node, dict) and "text" in node:
             node["text"] = resolve(node["text"] if isinstance(node["text"], list) else [node["text"]])
     source = values.get("source")
-    if isinstance(source, dict) and isinstance(source.get("model"), str) and Path(resolve(source["model"])).is_dir():
-        source["model"] = resolve(source["model"])
+    for key in ("model", "tokenizer"):
+        if isinstance(source, dict) and isinstance(source.get(key), str) and Path(resolve(source[key])).is_dir():
+            source[key] = resolve(source[key])
     if isinstance(values.get("parallel"), (list, str)):
         parallel = values["parallel"]
         values["parallel"] = resolve(parallel if isinstance(parallel, list) else [parallel])

@@ -98,7 +98,7 @@ class CorpusConfig(Section):
 class HeadConfig(Section):
     """A masked-LM head for an encoder whose checkpoint has none: fitted on source text, the encoder itself frozen."""
 
-    updates: int = Field(300, ge=0, description="of the fitting; 0: none is fitted, training starts from a random head")
+    updates: int = Field(0, ge=0, description="of the fitting, some hundreds; 0: none, the head starts at random")
     batch_tokens: int = Field(1024, ge=16, description="tokens of a batch, padding counted")
     learning_rate: float = Field(3e-3, gt=0, description="at its peak; it rises for a tenth of the updates, then falls")
     max_lines: int = Field(50_000, ge=1, description="at most so many lines of source text, an even sample of them")

@@ -11,19 +11,22 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors.torch import load_file
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from trelm.config import Config
 from trelm.corpus.ragged import Ragged
 from trelm.errors import ConfigError, RunFolderError
+from trelm.model.head import with_head
 from trelm.model.source import SourceEncoder, load_source
 from trelm.progress import StepProgress
+from trelm.steps.head_cache import HEAD_FILE
 from trelm.training.batches import Vocabulary
 from trelm.training.trainer import has_fast_bfloat16
 from trelm.workspace import Run
 
-CORPUS, VOCABULARY, TOKENS, WORD_LINKS = "corpus", "vocabulary", "tokens", "word-links"
+CORPUS, HEAD, VOCABULARY, TOKENS, WORD_LINKS = "corpus", "head", "vocabulary", "tokens", "word-links"
 EMBEDDINGS, ALIGNMENT, MODEL, PLAN = "embeddings", "alignment", "model", "plan"
 EVALUATION, EXPORT = "evaluation", "export"
 
@@ -51,9 +54,19 @@ class Context:
         self.config = config
         self.run = run
 
-    @cached_property
+    @property
     def source(self) -> SourceEncoder:
-        """The source encoder."""
+        """The source encoder, with the head that was fitted to it where there is one."""
+        manifest = self.run.step(HEAD).manifest() if self.config.head.updates else None
+        return self._with_fitted_head if manifest is not None and manifest["fitted"] else self.pretrained
+
+    @cached_property
+    def _with_fitted_head(self) -> SourceEncoder:
+        return with_head(self.pretrained, load_file(self.folder(HEAD) / HEAD_FILE))
+
+    @cached_property
+    def pretrained(self) -> SourceEncoder:
+        """The source encoder as it was published."""
         source = self.config.source
         return load_source(
             source.model,

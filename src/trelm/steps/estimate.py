@@ -24,11 +24,11 @@ from trelm.stages import LANGUAGE_SPECIFIC, SCRATCH, StageData, plan_updates
 from trelm.steps.context import Context, parallel_sources, use_all_cores
 from trelm.steps.preparation import model_config
 from trelm.steps.training import (
-    ONLY_FOR_TRANSFER,
     budget_in_updates,
     evaluation_reserve,
     least_minutes,
     measure,
+    only_for_transfer,
     planned_stages,
     seconds_for_each,
     stage_settings,
@@ -49,6 +49,7 @@ class PreparationRates:
     tokens_encoded: float = 350_000
     cells_linked: float = 1_300_000  # source tokens times target tokens of a pair, both directions, all iterations
     tokens_in_vectors: float = 100_000
+    tokens_fitted: float = 1_500  # of a head: the frozen encoder reads them
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,8 @@ def _preparation_seconds(config: Config, source: TextSize, target: TextSize, pai
     read = 2 * min(max(source.tokens, target.tokens), config.embeddings.max_tokens or 10**12)
     games = config.alignment.adversarial_epochs * config.alignment.adversarial_samples / (5 * 320_000)
     plays = config.alignment.method in ("auto", "adversarial")
-    return {
+    fitted = config.head.updates * config.head.batch_tokens
+    return ({"head": fitted / rates.tokens_fitted} if fitted else {}) | {
         "corpus": (source.lines + target.lines + 2 * pairs.lines) / rates.lines_cleaned,
         "vocabulary": 2 * max(source.characters, target.characters) / rates.characters_in_vocabulary,
         "tokens": tokens / rates.tokens_encoded,
@@ -135,10 +137,10 @@ def _preparation_seconds(config: Config, source: TextSize, target: TextSize, pai
 
 def _model(context: Context) -> TrelmForMaskedLM:
     """A model of the right size; its word table is random, which does not change its speed."""
-    size, width = context.config.vocabulary.size, context.source.table.shape[1]
+    size, width = context.config.vocabulary.size, context.pretrained.table.shape[1]
     return transferred_model(
         model_config(context, size, _placeholder_ids(context)),
-        context.source,
+        context.pretrained,
         torch.randn(size, width, generator=torch.Generator().manual_seed(context.config.seed)),
         context.config.seed,
     )
@@ -146,7 +148,7 @@ def _model(context: Context) -> TrelmForMaskedLM:
 
 def _placeholder_ids(context: Context) -> dict[str, int]:
     """Ids of special tokens before there is a vocabulary; the padding token's where the encoder wants it."""
-    padding = padding_of_positions(context.source.config)
+    padding = padding_of_positions(context.pretrained.config)
     others = [number for number in range(4) if number != padding][:3]
     ids = {"pad": padding, **dict(zip(("cls", "sep", "mask"), others))}
     return ids | {"bos": ids["cls"], "eos": ids["sep"]}
@@ -174,7 +176,7 @@ def _updates(
     shares = {stage.name: stage_settings(context, stage).share for stage in stages}
     if budget.minutes is not None:
         baseline, prepared = context.config.baseline.scratch, sum(preparation.values())
-        extra = sum(preparation[name] for name in ONLY_FOR_TRANSFER)
+        extra = sum(preparation[name] for name in only_for_transfer(context.config))
         amount = seconds_for_each(60 * budget.minutes, prepared, extra, baseline)
         if amount <= 0:
             least = least_minutes(prepared + baseline * extra, baseline)
@@ -204,7 +206,7 @@ def _memory(context: Context, parameters: int, mean_length: int) -> int:
 
     (What a layer keeps for each sequence weighs most where they are short; attention weights where they are long.)
     """
-    backbone, training = context.source.backbone, context.config.training
+    backbone, training = context.pretrained.backbone, context.config.training
     layers = family_of(backbone.config).layers(backbone)
     return max(
         memory_bytes(

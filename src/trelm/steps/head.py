@@ -71,7 +71,7 @@ def fit_head(context: Context, folder: Path, tell: StepProgress) -> Figures:
         ConfigError: the source's tokenizer lacks a special token.
         DataError: there is no source-language text.
     """
-    source = context.source
+    source = context.pretrained
     if source.has_head:
         return {"fitted": False, "source_has_head": True}
     if context.config.head.updates == 0:
@@ -192,7 +192,7 @@ def sample_lines(path: Path, most: int) -> list[str]:
 
 def _fitting(context: Context) -> Fitting:
     settings, training = context.config.head, context.config.training
-    positions = usable_positions(context.source.config)
+    positions = usable_positions(context.pretrained.config)
     return Fitting(
         lines=sample_lines(context.folder(CORPUS) / "source.txt", settings.max_lines),
         held_out=context.lines("source-held-out.txt")[:HELD_OUT_LINES],

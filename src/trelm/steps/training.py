@@ -32,7 +32,7 @@ from trelm.stages import (
     stage_flops,
     transfer_stages,
 )
-from trelm.steps.context import MODEL, PLAN, WORD_LINKS, Context, Figures, use_all_cores
+from trelm.steps.context import HEAD, MODEL, PLAN, WORD_LINKS, Context, Figures, use_all_cores
 from trelm.training.trainer import LoopSettings
 from trelm.workspace import atomic_path
 
@@ -75,7 +75,7 @@ def plan_training(context: Context, folder: Path, tell: StepProgress) -> Figures
         model, tick = load_model(context, START), lambda done, total: tell.update(done, total, "stages measured")
         per_update = measure(context, model, stages, data, tick)
         preparation = _seconds_of_preparation(context) + time.perf_counter() - started
-        extra = _seconds_of(context, ONLY_FOR_TRANSFER)
+        extra = _seconds_of(context, only_for_transfer(context.config))
         amount = _seconds_for_transfer(context, 60 * minutes, preparation, extra)
         for_scratch = amount + extra
     updates = plan_updates(amount, unit, shares, per_update)
@@ -119,6 +119,11 @@ def train_stage(context: Context, stage: Stage, folder: Path, tell: StepProgress
         "flops": stage_flops(model, stage, batches),
         "curve": trained.curve,
     }
+
+
+def only_for_transfer(config: Config) -> tuple[str, ...]:
+    """The steps of preparation that a from-scratch model needs none of."""
+    return (*ONLY_FOR_TRANSFER, *((HEAD,) if config.head.updates else ()))
 
 
 def planned_stages(config: Config) -> tuple[Stage, ...]:
@@ -289,7 +294,7 @@ def _seconds_of(context: Context, steps: tuple[str, ...]) -> float:
 
 
 def _seconds_of_preparation(context: Context) -> float:
-    return _seconds_of(context, ("corpus", "vocabulary", "tokens", *ONLY_FOR_TRANSFER, "model"))
+    return _seconds_of(context, ("corpus", "vocabulary", "tokens", *only_for_transfer(context.config), "model"))
 
 
 def _baseline_rule(baseline: bool, unit: Unit, extra: float) -> str:
