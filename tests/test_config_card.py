@@ -145,3 +145,12 @@ def test_a_run_folder_may_keep_the_card_beside_its_configuration(tmp_path: Path)
     assert read_run_config(tmp_path).card == Config.model_fields["card"].default
     (tmp_path / CARD_FILE).write_text(dump_card(config), encoding="utf-8")
     assert read_run_config(tmp_path) == config
+
+
+def test_a_run_of_an_older_version_is_read_without_its_retired_keys(tmp_path: Path) -> None:
+    text = dump_config(load_config(written(tmp_path, BASE)), card=False)
+    (tmp_path / "config.yaml").write_text(
+        text.replace("source:\n", "source:\n  trust_remote_code: false\n", 1), "utf-8"
+    )
+    assert "trust_remote_code" in (tmp_path / "config.yaml").read_text("utf-8")
+    assert dump_config(read_run_config(tmp_path), card=False) == text

@@ -19,6 +19,7 @@ from trelm.errors import ConfigError, did_you_mean
 
 RECIPES = ("recommended", "paper", "quick")
 CARD_FILE = "card.yaml"
+RETIRED = (("source", "trust_remote_code"),)  # keys that older runs have written, and that mean nothing any more
 
 
 def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
@@ -59,7 +60,11 @@ def read_run_config(folder: Path) -> Config:
     if not path.exists():
         raise ConfigError(f"{folder}: expected a run folder with a config.yaml, found none; give the --run folder")
     card = folder / CARD_FILE
-    return make_config({**read_yaml(path), **(read_yaml(card) if card.exists() else {})}, origin=str(path))
+    values = {**read_yaml(path), **(read_yaml(card) if card.exists() else {})}
+    for section, key in RETIRED:
+        if isinstance(values.get(section), dict):
+            values[section].pop(key, None)
+    return make_config(values, origin=str(path))
 
 
 def override_values(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
