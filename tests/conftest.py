@@ -10,7 +10,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["TRELM_CACHE"] = tempfile.mkdtemp(prefix="trelm-tests-")  # never the user's own
 
+import gc
 import importlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,7 @@ import torch
 from hypothesis import settings
 from transformers import BertConfig, BertForMaskedLM, BertTokenizer
 
-from toy import ToyRun, make_toy_run
+from toy import ToyRun, make_toy_run, one_core
 
 # How long an example takes depends on who else uses the machine.
 settings.register_profile("trelm", deadline=None)
@@ -88,6 +90,23 @@ def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def toy_run(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> ToyRun:
     """A whole run of the tiny BERT on toy text; only to be read: the whole session shares it."""
     return make_toy_run(tmp_path_factory.mktemp("toy"), tiny_bert)
+
+
+@pytest.fixture(scope="module")
+def cheap_collections() -> Iterator[None]:
+    """`Trainer` collects garbage whenever it begins: half a second for all that the libraries have loaded."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.fixture
+def one_core_a_test() -> Iterator[None]:
+    """One thread for each test, as for the steps of a run, and as many as before after it."""
+    threads = torch.get_num_threads()
+    with one_core():
+        yield
+    torch.set_num_threads(threads)
 
 
 def tiny_vocabulary() -> list[str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,12 +33,7 @@ class PowerCut(Exception):  # noqa: N818 (not an error of the program)
     """What stands for a machine that goes down."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cheap_collections() -> Iterator[None]:
-    """`Trainer` collects garbage whenever it begins: half a second for all that the libraries have loaded."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
+pytestmark = pytest.mark.usefixtures("cheap_collections")
 
 
 @pytest.fixture

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 import tempfile
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,12 +39,7 @@ from trelm.training.trainer import Trained
 STAGES = {stage.name: stage for stage in (*transfer_stages(0.5, plain=True), SCRATCH_STAGE)}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cheap_collections() -> Iterator[None]:
-    """`Trainer` collects garbage whenever it begins: half a second for all that the libraries have loaded."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
+pytestmark = pytest.mark.usefixtures("cheap_collections")
 
 
 @pytest.fixture

@@ -162,8 +162,9 @@ def export(
     context = Context(config, run)
     context.figures(EVALUATION)  # the run has come to its end
     with quiet_transformers():
-        folder = Path(to) if to is not None else run.folder / (kind or chosen_kind(context))
-        if onnx and (kind or chosen_kind(context)) == "trelm":
+        kind = kind or chosen_kind(context)
+        folder = Path(to) if to is not None else run.folder / kind
+        if onnx and kind == "trelm":
             raise ExportError("--onnx: expected a plain model, found one of TreLM's own class; add --plain")
         check_before(folder, onnx=onnx, repo=repo)
         if kind == "plain" and foldable_stage(context) is None:

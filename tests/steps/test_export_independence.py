@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from toy import ToyRun, copy_of, export_toy, one_core
+from toy import ToyRun, copy_of, export_toy
 from trelm.steps import export as step
 from trelm.steps.training import load_model
 from trelm.workspace import read_json
 
-
-@pytest.fixture(autouse=True)
-def _one_core() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    with one_core():
-        yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_core_a_test")
 
 
 @pytest.fixture(scope="module")

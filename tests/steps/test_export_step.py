@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,6 @@ from toy import (
     copy_of,
     export_toy,
     make_toy_run,
-    one_core,
     run_toy,
     stamps,
     toy_config,
@@ -44,12 +42,7 @@ TELL: Any = Silent()
 POSITIONS = ["positions at the TRILayer"]
 
 
-@pytest.fixture(autouse=True)
-def _one_core() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    with one_core():
-        yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_core_a_test")
 
 
 @pytest.fixture(scope="module")

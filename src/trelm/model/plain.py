@@ -106,9 +106,22 @@ def plain_model(model: TrelmForMaskedLM, language: int | None = None) -> PreTrai
     Raises:
         ExportError: as in `plain_weights`, or weights that do not fit the family's own class.
     """
+    return _filled(model, plain_weights(model, language))
+
+
+def write_plain(model: TrelmForMaskedLM, folder: Path, language: int | None = None) -> None:
+    """Save the plain model in `folder`, with the pooler where the encoder has one."""
+    weights = plain_weights(model, language)
+    poolers = {name: weight for name, weight in weights.items() if POOLER in name}
+    plain = _filled(model, weights)
+    plain.save_pretrained(str(folder), state_dict={**plain.state_dict(), **poolers})
+
+
+def _filled(model: TrelmForMaskedLM, weights: dict[str, Tensor]) -> PreTrainedModel:
+    """The family's own model with these weights."""
     with torch.random.fork_rng(devices=[]):  # its random start is overwritten
         plain = model.trelm.family.masked_lm(plain_config(model))
-    found = plain.load_state_dict(plain_weights(model, language), strict=False)
+    found = plain.load_state_dict(weights, strict=False)
     strange = [name for name in found.unexpected_keys if POOLER not in name]
     if found.missing_keys or strange:
         raise ExportError(
@@ -118,13 +131,6 @@ def plain_model(model: TrelmForMaskedLM, language: int | None = None) -> PreTrai
     plain.tie_weights()
     plain.train(False)
     return plain
-
-
-def write_plain(model: TrelmForMaskedLM, folder: Path, language: int | None = None) -> None:
-    """Save the plain model in `folder`, with the pooler where the encoder has one."""
-    plain = plain_model(model, language)
-    poolers = {name: weight for name, weight in plain_weights(model, language).items() if POOLER in name}
-    plain.save_pretrained(str(folder), state_dict={**plain.state_dict(), **poolers})
 
 
 def compare(

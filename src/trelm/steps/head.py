@@ -22,6 +22,7 @@ from trelm.model.source import POOLER, SourceEncoder, special_ids
 from trelm.progress import StepProgress
 from trelm.steps.context import CORPUS, Context, Figures, use_all_cores
 from trelm.steps.head_cache import HEAD_FILE, FittedHead, cache_entry, read_entry, write_entry, write_head
+from trelm.steps.training import shared_settings
 from trelm.training.batches import MaskedExamples, PlannedBatches, Vocabulary
 from trelm.training.trainer import LoopSettings, train
 from trelm.vocabulary import encode_lines
@@ -191,7 +192,7 @@ def sample_lines(path: Path, most: int) -> list[str]:
 
 
 def _fitting(context: Context) -> Fitting:
-    settings, training = context.config.head, context.config.training
+    settings = context.config.head
     positions = usable_positions(context.pretrained.config)
     return Fitting(
         lines=sample_lines(context.folder(CORPUS) / "source.txt", settings.max_lines),
@@ -199,19 +200,9 @@ def _fitting(context: Context) -> Fitting:
         updates=settings.updates,
         batch_tokens=settings.batch_tokens,
         max_length=min(MAX_LENGTH, positions or MAX_LENGTH),
-        mask_rate=training.mask_rate,
-        loop=LoopSettings(
-            learning_rate=settings.learning_rate,
-            warmup=WARMUP,
-            schedule="linear",
-            weight_decay=training.weight_decay,
-            epsilon=training.epsilon,
-            gradient_clipping=training.gradient_clipping,
-            precision=context.precision,
-            device=context.device,
-            checkpoint_minutes=training.checkpoint_minutes,
-            log_updates=training.log_updates,
-            seed=SEED,
+        mask_rate=context.config.training.mask_rate,
+        loop=shared_settings(
+            context, learning_rate=settings.learning_rate, warmup=WARMUP, schedule="linear", seed=SEED
         ),
     )
 

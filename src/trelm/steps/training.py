@@ -197,11 +197,21 @@ def stage_data(context: Context) -> StageData:
 
 def loop_settings(context: Context, stage: Stage, seed: int) -> LoopSettings:
     """How a stage trains, from the configuration and from what the machine can do."""
-    section, training = stage_settings(context, stage), context.config.training
+    section = stage_settings(context, stage)
+    return shared_settings(
+        context, learning_rate=section.learning_rate, warmup=section.warmup, schedule=section.schedule, seed=seed
+    )
+
+
+def shared_settings(
+    context: Context, *, learning_rate: float, warmup: float, schedule: Literal["linear", "constant"], seed: int
+) -> LoopSettings:
+    """The settings of one training: what is its own, and what all trainings of the run share."""
+    training = context.config.training
     return LoopSettings(
-        learning_rate=section.learning_rate,
-        warmup=section.warmup,
-        schedule=section.schedule,
+        learning_rate=learning_rate,
+        warmup=warmup,
+        schedule=schedule,
         weight_decay=training.weight_decay,
         epsilon=training.epsilon,
         gradient_clipping=training.gradient_clipping,
