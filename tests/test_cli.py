@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from trelm.report.schema import read_report
 from trelm.training import trainer
 
 COMMANDS = [
-    *((name,) for name in ("transfer", "plan", "evaluate", "report", "export", "doctor", "demo", "config")),
+    *((name,) for name in ("transfer", "plan", "diagnose", "evaluate", "report", "export", "doctor", "demo", "config")),
     ("config", "show"),
     ("config", "check"),
 ]
@@ -85,6 +86,7 @@ def test_the_module_is_the_command() -> None:
         (["transfer", "c.yaml", "--run", "r", "--quite"], "No such option: --quite"),
         (["export"], "Missing argument 'run'; see `trelm export --help`"),
         (["export", "r", "--push"], "Option '--push' requires an argument"),
+        (["diagnose"], "Missing argument 'config'; see `trelm diagnose --help`"),
         (["plan"], "Missing argument 'config'; see `trelm plan --help`"),
     ],
 )
@@ -165,6 +167,75 @@ def test_plan_prints_a_table(trelm: Terminal, toy: Path) -> None:
     assert "time: about" in answer.out
 
 
+@pytest.fixture
+def diagnosed(finished: Path) -> Path:
+    """A run in which nothing has been done after the diagnosis, and that either."""
+    for name in ("diagnosis", "plan", "stages", "evaluation", "export", "report.json", "report.html", "report.md"):
+        place = finished / name
+        shutil.rmtree(place) if place.is_dir() else place.unlink()
+    return finished
+
+
+def test_diagnose_goes_on_in_a_run_and_stops_before_training(trelm: Terminal, diagnosed: Path, toy_run: ToyRun) -> None:
+    answer = trelm("diagnose", diagnosed / "config.yaml", "--run", diagnosed, "--set", "seed=1")
+    assert answer.code == 0
+    steps = [line.partition("] ")[2] for line in answer.err.splitlines() if line.endswith(("before", " s"))]
+    assert [step.partition(":")[0] for step in steps] == [*toy_run.report["steps"]][:8]
+    assert all(step.endswith(": done before") for step in steps[:-1])
+    assert (diagnosed / "diagnosis" / "manifest.json").is_file()
+    assert not (diagnosed / "plan").exists()
+    for shown in ("spelled alike", "linked rows", "random rows", "the source's own", "precision at 1", "3 updates of"):
+        assert shown in answer.out, shown
+    warnings = toy_run.report["diagnosis"]["warnings"]
+    assert warnings
+    again = f"go on with: trelm transfer {diagnosed / 'config.yaml'} --run {diagnosed} --set seed=1"
+    assert answer.out.splitlines()[-1 - len(warnings) :] == [*(f"warning: {line}" for line in warnings), again]
+
+
+def test_json_of_diagnose_is_what_the_report_holds(trelm: Terminal, diagnosed: Path, toy_run: ToyRun) -> None:
+    answer = trelm("diagnose", diagnosed / "config.yaml", "--run", diagnosed, "--json", "--quiet")
+    assert (answer.code, answer.err) == (0, "")
+    assert json.loads(answer.out) == toy_run.report["diagnosis"]
+
+
+def test_diagnose_without_a_run_leaves_nothing_and_says_so(
+    trelm: Terminal, toy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (toy.parent / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(toy.parent / "temporary"))
+    before = sorted(toy.parent.rglob("*"))
+    answer = trelm("diagnose", toy, "--set", "diagnosis.head_updates=0", "--set", "embeddings.copy_shared=false")
+    assert answer.code == 0
+    assert answer.err.startswith("no --run: what is prepared goes into a temporary folder, which is removed at the end")
+    assert "spelled alike" in answer.out
+    assert "updates of the head" not in answer.out
+    assert "go on with" not in answer.out
+    assert sorted(toy.parent.rglob("*")) == before
+
+
+def test_diagnose_says_that_there_is_nothing_to_warn_of(
+    trelm: Terminal, toy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Any] = []
+    monkeypatch.setattr(
+        pipeline, "diagnose", lambda *given, **named: calls.append((given[1], named)) or {"warnings": []}
+    )
+    answer = trelm("diagnose", toy, "--quiet")
+    assert (answer.code, answer.out, answer.err) == (0, "no warnings\n", "")
+    assert calls == [(None, {"quiet": True})]
+
+
+def test_diagnose_refuses_what_transfer_refuses(trelm: Terminal, toy: Path) -> None:
+    run = toy.parent / "run"
+    mistake = trelm("diagnose", toy, "--run", run, "--set", "diagnosis.head_update=3").mistake
+    assert "unknown key 'diagnosis.head_update'; did you mean 'head_updates'?" in mistake
+    assert "--run: expected" not in mistake
+    (toy.parent / "target.txt").unlink()
+    mistake = trelm("diagnose", toy, "--run", run, "--quiet").mistake
+    assert "target.txt: expected a file, found nothing there; check the path" in mistake
+    assert not run.exists()
+
+
 def test_transfer_until_a_step_answers_with_its_figures(trelm: Terminal, toy: Path) -> None:
     run = toy.parent / "run"
     answer = trelm("transfer", toy, "--run", run, "--until", "corpus", "--json", "--quiet")
@@ -177,7 +248,7 @@ def test_transfer_until_a_step_answers_with_its_figures(trelm: Terminal, toy: Pa
 def test_transfer_tells_what_it_does_on_standard_error(trelm: Terminal, toy: Path) -> None:
     answer = trelm("transfer", toy, "--run", toy.parent / "run", "--until", "vocabulary")
     assert [line.partition(":")[0] for line in answer.err.splitlines()] == [
-        *("[1/16] corpus", "[1/16] corpus", "[2/16] vocabulary", "[2/16] vocabulary"),
+        *("[1/17] corpus", "[1/17] corpus", "[2/17] vocabulary", "[2/17] vocabulary"),
     ]
 
 
@@ -195,7 +266,7 @@ def test_a_finished_run_prints_its_scores_again(trelm: Terminal, finished: Path,
     assert "scratch" in answer.out
     assert answer.out.endswith(f"model: {toy_run.folder / 'export'}\nreport: {finished / 'report.html'}\n")
     steps = answer.err.splitlines()
-    assert len(steps) == 16
+    assert len(steps) == 17
     assert all(line.endswith(": done before") for line in steps)
 
 
@@ -371,7 +442,7 @@ def test_a_run_that_is_stopped_by_a_signal_goes_on(trelm: Terminal, toy: Path, m
     answer = trelm(*call, "--until", "commonality", "--json")
     assert answer.code == 0
     assert json.loads(answer.out)["updates"] == 150
-    assert "[8/16] plan: done before" in answer.err.splitlines()
+    assert "[9/17] plan: done before" in answer.err.splitlines()
     assert not list(run.rglob("*.part"))
 
 

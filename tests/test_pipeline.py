@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
+import trelm
 from toy import (
     ToyRun,
     copy_of,
     hold_lock,
     manifests,
+    one_core,
     run_and_die,
     run_toy,
     stamps,
@@ -31,7 +33,7 @@ from trelm.steps.outcome import versions
 from trelm.training.checkpoints import remove_checkpoints
 from trelm.workspace import read_json
 
-PREPARATION = ["corpus", "vocabulary", "tokens", "word-links", "embeddings", "alignment", "model", "plan"]
+PREPARATION = ["corpus", "vocabulary", "tokens", "word-links", "embeddings", "alignment", "model", "diagnosis", "plan"]
 STAGES = ["1-commonality", "2-transfer-upper", "3-transfer-lower", "4-combination", "5-language-specific", "scratch"]
 STEPS = [*PREPARATION, *(f"stages/{name}" for name in STAGES), "evaluation", "export"]
 EVERY_CALL = ("report.json", "report.md", "report.html", "card.yaml")
@@ -178,6 +180,17 @@ def test_until_stops_there_and_the_next_call_goes_on(toy_run: ToyRun, tmp_path: 
 
     report = run_toy(toy_run.config(), tmp_path / "run", until="export")
     assert without_seconds(report) == without_seconds(toy_run.report)
+
+
+def test_a_diagnosis_is_a_run_that_goes_on(toy_run: ToyRun, tmp_path: Path) -> None:
+    with one_core():
+        found = trelm.diagnose(toy_run.config(), tmp_path / "run", quiet=True)
+    assert found == toy_run.report["diagnosis"]
+    assert sorted(manifests(tmp_path / "run")) == sorted(STEPS[: STEPS.index("plan")])
+    before = work_of_steps(tmp_path / "run")
+    report = run_toy(toy_run.config(), tmp_path / "run")
+    assert without_seconds(report) == without_seconds(toy_run.report)
+    assert before.items() <= work_of_steps(tmp_path / "run").items()
 
 
 def test_until_takes_the_name_of_a_folder_too(toy_run: ToyRun, tmp_path: Path) -> None:

@@ -104,6 +104,7 @@ def toy_values(data: Path, model: Path) -> dict[str, Any]:
             "plain": {"share": 0, **stage},
             "scratch": {"share": 1, **stage},
         },
+        "diagnosis": {"head_updates": 3},
         "training": {
             "batch_tokens": 256,
             "max_length": 32,

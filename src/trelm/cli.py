@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shlex
 import signal
 import sys
 import traceback
@@ -30,6 +31,10 @@ config_commands = typer.Typer(help="Show or check a configuration.")
 app.add_typer(config_commands, name="config")
 
 INTERRUPTED = 130
+TEMPORARY = (
+    "no --run: what is prepared goes into a temporary folder, which is removed at the end; with --run FOLDER "
+    "`trelm transfer` can go on from there"
+)
 
 ConfigPath = Annotated[Path, typer.Argument(help="YAML configuration")]
 RunFolder = Annotated[Path, typer.Argument(help="run folder")]
@@ -69,6 +74,28 @@ def plan(
     Console().print(table)
     for line in estimate["summary"]:
         typer.echo(line)
+
+
+@app.command()
+def diagnose(
+    config: ConfigPath,
+    run: Annotated[Path | None, typer.Option("--run", help="run folder; a temporary one without")] = None,
+    overrides: Overrides = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """What can be told before anything trains: the new rows, the tokenizer, first guesses; warnings, if any."""
+    resolved = load_config(config, overrides or ())
+    if run is None and not quiet:
+        typer.echo(TEMPORARY, err=True)
+    figures = _pipeline().diagnose(resolved, run, quiet=quiet)
+    if as_json:
+        _print_json(figures)
+        return
+    _print_diagnosis(figures)
+    if run is not None:
+        again = [argument for override in overrides or () for argument in ("--set", override)]
+        typer.echo(f"go on with: {shlex.join(['trelm', 'transfer', str(config), '--run', str(run), *again])}")
 
 
 @config_commands.command("show")
@@ -236,6 +263,21 @@ def _print_outcome(result: dict[str, Any], run: Path) -> None:
         )
     Console().print(table)
     typer.echo(f"model: {result['export']['path']}\nreport: {run / 'report.html'}")
+
+
+def _print_diagnosis(figures: dict[str, Any]) -> None:
+    """The same tables as in the report, then the warnings."""
+    diagnosis = _load("trelm.report.schema").Diagnosis.model_validate(figures)
+    section = _load("trelm.report.content").diagnosis_section(diagnosis)
+    for table in section.tables:
+        shown = Table(*table.header, title=table.caption, title_justify="left")
+        for row in table.rows:
+            shown.add_row(*row)
+        Console().print(shown)
+    for warning in figures["warnings"]:
+        typer.echo(f"warning: {warning}")
+    if not figures["warnings"]:
+        typer.echo("no warnings")
 
 
 def _pipeline() -> Any:

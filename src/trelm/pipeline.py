@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -19,6 +20,7 @@ from trelm.stages import COMBINATION, PLAIN, SCRATCH_STAGE, TRANSFER_LOWER
 from trelm.steps.context import (
     ALIGNMENT,
     CORPUS,
+    DIAGNOSIS,
     EMBEDDINGS,
     EVALUATION,
     EXPORT,
@@ -34,6 +36,7 @@ from trelm.steps.context import (
     quiet_transformers,
     use_all_cores,
 )
+from trelm.steps.diagnosis import diagnose_start
 from trelm.steps.estimate import estimate as steps_estimate
 from trelm.steps.export import (
     Kind,
@@ -45,7 +48,7 @@ from trelm.steps.export import (
     write_export,
 )
 from trelm.steps.head import fit_head
-from trelm.steps.outcome import collect_report, evaluate_models, score_model, versions
+from trelm.steps.outcome import collect_report, evaluate_models, score_model, versions, without_bookkeeping
 from trelm.steps.preflight import preflight
 from trelm.steps.preparation import (
     align_embeddings,
@@ -79,6 +82,7 @@ def steps(config: Config) -> list[RunStep]:
         RunStep(EMBEDDINGS, train_vectors),  # 2. subword vectors
         RunStep(ALIGNMENT, align_embeddings),  # 3. adversarial embedding alignment
         RunStep(MODEL, build_models),  # 4. the TreLM model
+        RunStep(DIAGNOSIS, diagnose_start),  # what can be told before anything trains
         RunStep(PLAN, plan_training),
         *training,  # 5. commonality, transfer of each half, combination, language-specific, plain; from scratch
         RunStep(EVALUATION, evaluate_models),  # 6. evaluation
@@ -118,6 +122,25 @@ def transfer(
         write_json(run.folder / REPORT, report)
         write_report(run.folder)
     return report
+
+
+def diagnose(config: Config, run_folder: Path | str | None = None, *, quiet: bool = False) -> dict[str, Any]:
+    """What can be told before anything trains: all steps up to the diagnosis that are not done yet, in `run_folder`.
+
+    Args:
+        run_folder: `transfer` goes on from there; None for a temporary folder, which is removed.
+        quiet: print no progress.
+
+    Returns:
+        What `report.json` holds under `diagnosis`; see `trelm.steps.diagnosis.diagnose_start`.
+
+    Raises:
+        TrelmError: bad input, in one line; what is done stays done.
+    """
+    if run_folder is None:
+        with tempfile.TemporaryDirectory(prefix="trelm-diagnosis-") as folder:
+            return diagnose(config, folder, quiet=quiet)
+    return without_bookkeeping(transfer(config, run_folder, until=DIAGNOSIS, quiet=quiet))
 
 
 def estimate(config: Config) -> dict[str, Any]:

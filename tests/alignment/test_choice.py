@@ -10,13 +10,16 @@ from torch import Tensor
 
 from trelm.alignment import choice
 from trelm.alignment.adversarial import GameSettings
-from trelm.alignment.choice import MIN_SEEDS, AlignmentResult, Method, Normalisation, align, links_found, normalise
+from trelm.alignment.choice import AlignmentResult, Method, align
 from trelm.alignment.criterion import random_orthogonal
+from trelm.alignment.judging import MIN_SEEDS
+from trelm.alignment.normalisation import Normalisation, normalise
+from trelm.alignment.ridge import ridge
 from trelm.errors import ConfigError
 
 ROWS, WIDTH = 400, 12
 GAME = GameSettings(epochs=1, samples=500, batch=16, discriminator_width=16, criterion_entries=200)
-NORMALISATIONS: tuple[Normalisation, ...] = ("none", "unit", "centre-unit")
+NORMALISATIONS: tuple[Normalisation, ...] = ("none", "unit", "centre-unit", "iterative", "whiten")
 
 
 def pairs(count: int, start: int = 0) -> Tensor:
@@ -87,13 +90,8 @@ def test_none_is_the_identity_in_the_space_of_the_table(how: Normalisation) -> N
     result = run("none", normalisation=how)
     assert result.mapping.equal(torch.eye(WIDTH))
     target = normalise(Y, how)
-    torch.testing.assert_close(result.mapped, normalise(X, how).rows * target.scale + target.centre)
+    torch.testing.assert_close(result.mapped, target.back(normalise(X, how).rows))
     assert len(result.candidates["none"]["refinement"]) == 1
-
-
-def test_normalised_rows_of_a_table_with_a_zero_row_are_finite() -> None:
-    table = torch.cat([torch.zeros(1, 4), torch.ones(2, 4)])
-    assert all(normalise(table, how).rows.isfinite().all() for how in NORMALISATIONS)
 
 
 def test_auto_runs_what_the_data_allows_and_picks_by_the_criterion() -> None:
@@ -146,6 +144,7 @@ def test_progress_names_the_method_and_the_phase() -> None:
     assert {(entry["method"], entry["phase"]) for entry in seen} == {
         ("adversarial", "game"),
         ("adversarial", "refinement"),
+        ("adversarial", "choice"),
     }
     assert all("criterion" in entry for entry in seen)
 
@@ -156,9 +155,36 @@ def test_same_seed_same_map() -> None:
     assert not first.mapped.equal(other.mapped)
 
 
-def test_widths_must_be_equal() -> None:
-    with pytest.raises(ConfigError, match=r"as wide as the encoder's table \(12\), found 8; train them at"):
-        run("none", X=torch.randn(ROWS, 8))
+@pytest.mark.parametrize("method", ["identical", "parallel", "adversarial", "none"])
+def test_a_narrower_table_is_mapped_into_a_wider_one(method: Method) -> None:
+    _, Y, _ = tables()
+    V = random_orthogonal(WIDTH, torch.Generator().manual_seed(2), 20)  # [20, WIDTH]: Y = X V^T
+    result = run(method, X=Y, Y=Y @ V.T)
+    assert result.mapping.shape == (20, WIDTH)
+    torch.testing.assert_close(result.mapping.T @ result.mapping, torch.eye(WIDTH), atol=1e-5, rtol=0)
+    assert {image.shape for image in result.images.values()} == {(ROWS, 20)}
+    if method in ("identical", "parallel"):
+        torch.testing.assert_close(result.mapping, V, atol=1e-4, rtol=0)
+        torch.testing.assert_close(result.mapped, Y @ V.T, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("method", ["identical", "parallel", "adversarial", "none"])
+def test_a_wider_table_is_mapped_into_a_narrower_one_at_its_length(method: Method) -> None:
+    _, Y, _ = tables()
+    V = random_orthogonal(WIDTH, torch.Generator().manual_seed(2), 20)
+    result = run(method, X=Y @ V.T, Y=Y)
+    assert result.mapping.shape == (WIDTH, 20)
+    torch.testing.assert_close(result.mapping @ result.mapping.T, torch.eye(WIDTH), atol=1e-5, rtol=0)
+    for image in result.images.values():
+        assert float(image.norm(dim=1).mean()) == pytest.approx(float(Y.norm(dim=1).mean()), rel=1e-5)
+    if method in ("identical", "parallel"):
+        torch.testing.assert_close(result.mapped, Y, atol=1e-4, rtol=0)
+
+
+def test_a_wider_table_loses_nothing_to_auto() -> None:
+    _, Y, _ = tables()
+    V = random_orthogonal(WIDTH, torch.Generator().manual_seed(2), 20)
+    assert run("auto", X=Y @ V.T, Y=Y, normalisation="centre-unit").method == "parallel"
 
 
 @pytest.mark.parametrize(
@@ -253,16 +279,118 @@ def test_a_refinement_that_loses_links_is_not_kept(monkeypatch: pytest.MonkeyPat
     torch.testing.assert_close(without_judges.mapping, spoiled)
 
 
-def test_links_found_by_brute_force() -> None:
-    Y = torch.eye(6)
-    links = torch.tensor([[0, 0], [0, 1], [1, 2], [2, 2]])
-    assert links_found(Y.clone(), Y, links, k=1) == pytest.approx(2 / 3)
-    assert links_found(Y, Y, links[:0], k=1) is None
-
-
 def test_every_map_has_its_image_and_so_has_none() -> None:
     X, _, _ = tables()
     result = run("auto")
     assert set(result.images) == {"parallel", "identical", "adversarial", "none"}
     torch.testing.assert_close(result.images["none"], X)
     torch.testing.assert_close(result.images[result.method], result.mapped)
+
+
+def fake_null(monkeypatch: pytest.MonkeyPatch, value: float) -> None:
+    """As if random rotations reached this criterion."""
+    monkeypatch.setattr(choice, "null_criterion", lambda *_, **__: value)
+
+
+def test_a_collapsed_map_is_not_chosen_beside_one_that_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The right map has the criterion 1, the wrong one less; as if it were the right one that had collapsed.
+    monkeypatch.setattr(choice, "beats_null", lambda criterion, null: criterion < 0.9)
+    wrong = torch.stack([torch.arange(300), torch.arange(300).roll(7)], dim=1)
+    result = run("auto", parallel=wrong, parallel_weights=torch.full((300,), 5.0), refinement_rounds=0)
+    right, other = result.candidates["identical"], result.candidates["parallel"]
+    assert (right["collapsed"], other["collapsed"]) == (True, False)
+    assert right["criterion"] > other["criterion"]
+    assert result.method == "parallel"
+
+
+def test_held_out_links_speak_against_a_collapse(monkeypatch: pytest.MonkeyPatch) -> None:
+    X, Y = wide_tables()
+    fake_null(monkeypatch, 1.0)  # the criterion says that everything collapsed
+    options: dict[str, Any] = {"settings": GAME, "refinement_rounds": 0, "normalisation": "none", "seed": 1}
+    result = align(
+        X,
+        Y,
+        method="auto",
+        identical=torch.stack([torch.arange(200), torch.arange(200).flip(0) + 300], dim=1),
+        parallel=pairs(1000, 200),
+        parallel_weights=torch.full((1000,), 5.0),
+        **options,
+    )
+    assert not result.candidates["parallel"]["collapsed"]
+    assert result.method == "parallel"
+    assert result.candidates["adversarial"]["collapsed"]
+
+
+def test_the_reason_names_every_method_and_what_it_found() -> None:
+    told: list[dict[str, Any]] = []
+    result = run("auto", on_progress=told.append)
+    criteria = {name: f"{account['criterion']:.3f}" for name, account in result.candidates.items()}
+    start = f"{result.method}: criterion {criteria[result.method]} without labels (random maps 0."
+    assert result.reason.startswith(start)
+    assert f"adversarial {criteria['adversarial']} (collapsed)" in result.reason
+    assert told[-1]["phase"] == "choice"
+    assert told[-1]["note"] == result.reason
+
+
+def test_games_are_played_again_only_where_nothing_else_came_through() -> None:
+    assert len(run("auto").candidates["adversarial"]["games"]) == 1
+    few: dict[str, Any] = {"identical": pairs(2), "parallel": pairs(2), "parallel_weights": torch.ones(2)}
+    told: list[dict[str, Any]] = []
+    result = run("auto", **few, restarts=1, on_progress=told.append)
+    games = result.candidates["adversarial"]["games"]
+    assert [game["collapsed"] for game in games] == [True, True]
+    assert games[0]["seed"] == 1 != games[1]["seed"]
+    assert "(collapsed, 2 games); by the criterion no map that was learned is better than a random one" in result.reason
+    assert [event["note"] for event in told if event["phase"] == "game" and "note" in event][-1].endswith(
+        "all 2 games collapsed"
+    )
+
+
+def test_ridge_finds_the_map_that_no_rotation_is_at_the_length_of_the_table() -> None:
+    X, Y = wide_tables()
+    stretched = Y * torch.linspace(0.2, 3, WIDTH)
+    options: dict[str, Any] = {
+        "parallel": pairs(0),
+        "parallel_weights": torch.ones(0),
+        "settings": GAME,
+        "refinement_rounds": 1,
+        "normalisation": "none",
+        "seed": 1,
+    }
+    linear, orthogonal = (
+        align(X, stretched, method="identical", identical=pairs(600), map_kind=kind, **options)
+        for kind in ("ridge", "orthogonal")
+    )
+    cosines = [
+        float(torch.nn.functional.cosine_similarity(one.mapped, stretched).mean()) for one in (linear, orthogonal)
+    ]
+    assert cosines[0] > 0.99 > cosines[1]
+    assert float(linear.mapped.norm(dim=1).mean()) == pytest.approx(float(stretched.norm(dim=1).mean()), rel=1e-5)
+
+
+def test_ridge_without_refinement_is_the_closed_form() -> None:
+    X, Y, _ = tables()
+    result = run("identical", map_kind="ridge", refinement_rounds=0)
+    torch.testing.assert_close(result.mapping, ridge(X[:150], Y[:150]))
+
+
+def test_links_are_pruned_where_asked() -> None:
+    _, _, W = tables()
+    wrong = torch.stack([torch.arange(300), torch.arange(300).roll(7)], dim=1)
+    both = torch.cat([pairs(300), wrong])
+    weights = torch.cat([torch.full((300,), 2.0), torch.full((300,), 1.9)])
+    kept, all_of_them = (
+        run("parallel", parallel=both, parallel_weights=weights, identical=pairs(0), prune_links=prune,
+            refinement_rounds=0)
+        for prune in (True, False)
+    )  # fmt: skip
+    torch.testing.assert_close(kept.mapping, W, atol=1e-4, rtol=0)
+    assert (all_of_them.mapping - W).norm() > 1e-2
+    assert kept.candidates["parallel"]["seeds"] < all_of_them.candidates["parallel"]["seeds"]
+
+
+def test_too_few_links_after_pruning_are_too_few() -> None:
+    star = torch.stack([torch.zeros(200, dtype=torch.int64), torch.arange(200)], dim=1)
+    weights = torch.linspace(1, 2, 200)
+    with pytest.raises(ConfigError, match="'parallel' needs at least 100 word-alignment links, found 1; give more"):
+        run("parallel", parallel=star, parallel_weights=weights, prune_links=True)

@@ -17,6 +17,7 @@ from trelm.alignment.criterion import (
     random_orthogonal,
     refine,
 )
+from trelm.alignment.ridge import ridge
 
 
 def cloud(n: int, d: int, seed: int) -> Tensor:
@@ -71,6 +72,50 @@ def test_best_of_a_history() -> None:
 def test_random_orthogonal_is_orthogonal() -> None:
     W = random_orthogonal(20, torch.Generator().manual_seed(1))
     torch.testing.assert_close(W @ W.T, torch.eye(20), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("width", "into"), [(5, 9), (9, 5)])
+def test_random_orthogonal_between_widths(width: int, into: int) -> None:
+    W = random_orthogonal(width, torch.Generator().manual_seed(1), into)
+    assert W.shape == (into, width)
+    gram = W.T @ W if into > width else W @ W.T
+    torch.testing.assert_close(gram, torch.eye(5), atol=1e-5, rtol=0)
+
+
+def test_random_orthogonal_prefers_no_direction() -> None:
+    g = torch.Generator().manual_seed(1)
+    maps = torch.stack([random_orthogonal(2, g, 3) for _ in range(4000)])
+    torch.testing.assert_close(maps.mean(dim=0), torch.zeros(3, 2), atol=0.05, rtol=0)
+    torch.testing.assert_close(maps.square().mean(dim=0), torch.full((3, 2), 1 / 3), atol=0.03, rtol=0)
+
+
+@pytest.mark.parametrize(("width", "into"), [(8, 12), (12, 8)])
+def test_refinement_between_widths_improves_a_noisy_map(width: int, into: int) -> None:
+    W = random_orthogonal(width, torch.Generator().manual_seed(9), into)
+    Y = cloud(400, into, 1) if into < width else cloud(400, width, 1) @ W.T
+    X = Y @ W
+    noisy = W + 0.1 * torch.randn(into, width, generator=torch.Generator().manual_seed(2))
+    refined, history = refine(X, Y, noisy, rounds=4, entries=400)
+    assert (refined - W).norm() < 1e-3 < (noisy - W).norm()
+    assert history[-1]["dictionary"] == 400
+
+
+def test_refinement_fits_what_it_is_told_to() -> None:
+    Y = cloud(400, 6, 1)
+    X = Y * torch.linspace(0.4, 2, 6)  # undone by least squares, not by any rotation
+    start = torch.eye(6)
+    rotated_map, _ = refine(X, Y, start, rounds=3, entries=400)
+    linear, _ = refine(X, Y, start, rounds=3, entries=400, fit=lambda X_d, Y_d: ridge(X_d, Y_d, penalty=1e-6))
+    assert mean_cosine_criterion(X @ linear.T, Y, entries=400) > 0.999
+    assert mean_cosine_criterion(X @ rotated_map.T, Y, entries=400) < 0.99
+
+
+def test_null_between_widths_and_of_another_fit() -> None:
+    Y, X = cloud(200, 12, 1), cloud(200, 8, 2)
+    same: dict[str, Any] = {"rounds": 1, "entries": 200, "k": 10, "criterion_entries": 200, "seed": 4}
+    fitted = null_criterion(X, Y, **same, fit=ridge)
+    assert 0 < null_criterion(X, Y, **same) < 1
+    assert fitted != null_criterion(X, Y, **same)
 
 
 def test_refinement_improves_a_noisy_map() -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from trelm.alignment.csls import csls_neighbours, mean_similarity, mutual_neighbours, unit_rows
 
@@ -98,3 +102,27 @@ def test_zero_rows_have_cosine_zero_and_no_nan() -> None:
     torch.testing.assert_close(unit_rows(a)[2:].norm(dim=1), torch.ones(4))
     assert mean_similarity(a, b, 3)[:2].tolist() == [0, 0]
     assert csls_neighbours(a, b, k=3)[0].isfinite().all()
+
+
+class Largest(TorchDispatchMode):
+    """The number of elements of the largest tensor that any operation has made."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for one in made if isinstance(made, (tuple, list)) else (made,):
+            if isinstance(one, Tensor):
+                self.elements = max(self.elements, one.numel())
+        return made
+
+
+@pytest.mark.parametrize("search", [csls_neighbours, mean_similarity, mutual_neighbours])
+def test_nothing_of_the_size_of_all_pairs_is_ever_held(search: Callable[..., Any]) -> None:
+    a, b = rows(500, 4, 1), rows(400, 4, 2)
+    with Largest() as whole:
+        search(a, b, k=3, chunk=500)
+    with Largest() as parts:
+        search(a, b, k=3, chunk=10)
+    assert whole.elements == 500 * 400  # it would be seen
+    assert parts.elements <= max(10 * 500, 500 * 4)

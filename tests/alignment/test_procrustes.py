@@ -69,6 +69,68 @@ def test_stays_orthogonal_with_fewer_pairs_than_dimensions() -> None:
     torch.testing.assert_close(W @ W.T, torch.eye(10), atol=1e-5, rtol=0)
 
 
+WIDTHS = [(4, 7), (7, 4), (5, 5)]
+
+
+def gram(W: Tensor) -> Tensor:
+    """`W^T W` or `W W^T`, the smaller: the identity where `W` is semi-orthogonal."""
+    return W.T @ W if W.shape[0] >= W.shape[1] else W @ W.T
+
+
+@pytest.mark.parametrize(("width", "into"), WIDTHS)
+def test_between_widths_the_map_is_semi_orthogonal_and_the_best(width: int, into: int) -> None:
+    g = generator(6)
+    X, Y = torch.randn(40, width, generator=g), torch.randn(40, into, generator=g)
+    found = procrustes(X, Y)
+    assert found.shape == (into, width)
+    torch.testing.assert_close(gram(found), torch.eye(min(width, into)), atol=1e-5, rtol=0)
+
+    def agreement(W: Tensor) -> float:
+        return float((X @ W.T * Y).sum())
+
+    assert all(agreement(found) > agreement(random_orthogonal(width, g, into)) for _ in range(200))
+    # The greatest agreement is the sum of the singular values of Y^T X.
+    assert agreement(found) == pytest.approx(float(torch.linalg.svdvals(Y.T @ X).sum()), rel=1e-5)
+
+
+@pytest.mark.parametrize(("width", "into"), WIDTHS)
+def test_finds_a_hidden_map_between_widths(width: int, into: int) -> None:
+    W = random_orthogonal(width, generator(3), into)
+    if into >= width:
+        X = torch.randn(50, width, generator=generator(1))
+        torch.testing.assert_close(procrustes(X, X @ W.T), W, atol=1e-5, rtol=0)
+    else:  # what the narrower space cannot hold is not in the rows
+        Y = torch.randn(50, into, generator=generator(1))
+        torch.testing.assert_close(procrustes(Y @ W, Y), W, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("width", "into"), WIDTHS)
+def test_stays_semi_orthogonal_with_fewer_pairs_than_dimensions(width: int, into: int) -> None:
+    g = generator(4)
+    W = procrustes(torch.randn(2, width, generator=g), torch.randn(2, into, generator=g))
+    torch.testing.assert_close(gram(W), torch.eye(min(width, into)), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("width", "into"), WIDTHS)
+def test_nearest_orthogonal_between_widths_has_the_singular_vectors(width: int, into: int) -> None:
+    W = torch.randn(into, width, generator=generator(8))
+    found = nearest_orthogonal(W)
+    torch.testing.assert_close(gram(found), torch.eye(min(width, into)), atol=1e-5, rtol=0)
+    # The distance is the one of the singular values from 1 (Fan & Hoffman 1955).
+    expected = (torch.linalg.svdvals(W) - 1).norm()
+    torch.testing.assert_close((W - found).norm(), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("width", "into"), WIDTHS)
+def test_orthogonalise_moves_singular_values_to_one_between_widths(width: int, into: int) -> None:
+    W = random_orthogonal(width, generator(1), into) * 1.1
+    values = torch.linalg.svdvals(orthogonalise(W, 0.3))
+    torch.testing.assert_close(values, torch.full_like(values, 1.3 * 1.1 - 0.3 * 1.1**3), atol=1e-5, rtol=0)
+    for _ in range(60):
+        W = orthogonalise(W, 0.3)
+    torch.testing.assert_close(gram(W), torch.eye(min(width, into)), atol=1e-5, rtol=0)
+
+
 def test_nearest_orthogonal_is_the_polar_factor() -> None:
     W = random_orthogonal(6, generator(1))
     g = generator(2)

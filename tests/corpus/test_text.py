@@ -6,9 +6,10 @@ import gzip
 from pathlib import Path
 
 import datasets
+import numpy as np
 import pytest
 
-from trelm.corpus.text import read_text
+from trelm.corpus.text import read_text, sample_lines
 from trelm.errors import DataError
 
 
@@ -35,3 +36,16 @@ def test_reading_starts_only_when_asked_and_stops_when_left(tmp_path: Path) -> N
     assert next(lines) == "good"
     with pytest.raises(DataError, match="line 2: expected UTF-8"):
         next(lines)
+
+
+def test_a_sample_is_even_and_in_order(tmp_path: Path) -> None:
+    path, lines = tmp_path / "text.txt", [f"line {number}" for number in range(2000)]
+    path.write_text("\n\n".join(lines) + "\n", encoding="utf-8")
+    assert sample_lines(path, 2000, seed=1) == sample_lines(path, 5000, seed=2) == lines
+    some = sample_lines(path, 500, seed=1)
+    assert some == sample_lines(path, 500, seed=1)
+    assert some != sample_lines(path, 500, seed=2)
+    numbers = [int(line.split()[1]) for line in some]
+    assert len(set(numbers)) == 500
+    assert numbers == sorted(numbers)
+    assert np.histogram(numbers, bins=4, range=(0, 2000))[0].min() > 90

@@ -10,16 +10,18 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_families import FAMILY_NAMES, pretrained_of, save_source
+from tiny_families import FAMILY_NAMES, pretrained_of, save_source, trelm_of
 from tiny_models import mask_of, random_ids
 from torch import Tensor
 from transformers import AutoModel, AutoTokenizer
 
 from trelm.model.families import family_of
+from trelm.model.halves import freeze_all_but_head
 from trelm.model.head import (
     SparseMaskedLM,
     freeze_body,
     head_weights,
+    set_target_bias,
     set_unigram_bias,
     source_masked_lm,
     with_head,
@@ -198,6 +200,41 @@ def test_the_bias_begins_with_the_frequencies(name: str, bare: dict[str, SourceE
         torch.testing.assert_close(bias[:-2].softmax(0), expected)
         assert abs(float(bias.mean())) < 1e-4
         assert bias[-2:].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("name", FAMILY_NAMES)
+def test_the_bias_of_a_transferred_model_begins_with_the_frequencies_too(name: str) -> None:
+    model = trelm_of(name)
+    size = model.config.vocab_size
+    counts = np.arange(size) ** 2
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    assert set_target_bias(model, counts) == (name not in {"eurobert", "eurobert-tied"})
+    expected = torch.from_numpy((counts + 1) / (counts + 1).sum()).float()
+    for key, value in model.state_dict().items():
+        if key.startswith("head.") and value.shape == (size,):
+            torch.testing.assert_close(value.softmax(0), expected)
+        else:
+            assert torch.equal(value, before[key]), key
+
+
+@pytest.mark.parametrize("name", FAMILY_NAMES)
+def test_only_the_head_of_a_transferred_model_trains_and_both_tables_stay(name: str) -> None:
+    model = trelm_of(name)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    trained = freeze_all_but_head(model)
+    assert trained == [key for key, parameter in model.named_parameters() if parameter.requires_grad]
+    assert all(key.startswith("head.") for key in trained)
+    assert bool(trained) == (name not in {"eurobert", "eurobert-tied"})
+    if trained:
+        model(input_ids=random_ids(3, 9), attention_mask=MASK, labels=random_ids(3, 9, seed=6)).loss.backward()
+    with torch.no_grad():
+        for parameter in (parameter for parameter in model.parameters() if parameter.grad is not None):
+            parameter -= 0.1 * parameter.grad
+    moved = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
+    assert all(key.startswith("head.") for key in moved)
+    assert bool(moved) == bool(trained)
+    size = model.config.vocab_size
+    assert not [key for key in moved if before[key].ndim == 2 and len(before[key]) == size]
 
 
 def test_a_checkpoint_of_the_fitting_holds_what_trains(bare: dict[str, SourceEncoder], tmp_path: Path) -> None:

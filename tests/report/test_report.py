@@ -10,11 +10,11 @@ import pytest
 import yaml
 
 from trelm.errors import RunFolderError
-from trelm.report.content import flatten, number, sections, share, verdict
+from trelm.report.content import diagnosis_section, flatten, number, sections, share, verdict
 from trelm.report.figures import SCRATCH_COLOUR, figures
 from trelm.report.markdown import escape
 from trelm.report.page import write_report
-from trelm.report.schema import Report, read_report
+from trelm.report.schema import Diagnosis, Report, read_report
 
 HOSTILE = "<script>alert('x')</script> & \"quotes\" | `ticks`"
 VOID = {"meta", "link", "br", "img", "input", "hr"}
@@ -59,6 +59,30 @@ def values() -> dict[str, Any]:
             "outputs": {"source.txt": {"lines": 5100}},
         },
         "vocabulary": {"size": 8000, "shared_entries": 2900},
+        "diagnosis": {
+            "initialisation": "focus",
+            "entries": {
+                "shared": {"entries": 4321, "share_of_entries": 0.2161, "share_of_tokens": 0.4162},
+                "shared_words": {"entries": 36, "share_of_word_tokens": 0.0774},
+                "linked": {"entries": 5446, "share_of_entries": 0.2723, "share_of_tokens": 0.9904},
+            },
+            "rows": {
+                "neighbours": {"entries": 6543, "share_of_entries": 0.3272, "norm_ratio": 0.8172},
+                "random": {"entries": 0, "share_of_entries": 0.0, "share_of_tokens": 0.0, "norm_ratio": None},
+            },
+            "norm_ratio": 1.0321,
+            "tokenizers": {
+                "new": {"fertility": 1.342, "characters_per_piece": 4.398, "unknown_rate": 0.0},
+                "source": {"fertility": 2.499, "characters_per_piece": 2.362, "unknown_rate": 0.637},
+            },
+            "translation": {"precision_at_1": 0.493, "distinct_precision_at_5": 0.713, "queries": 268},
+            "held_out": {
+                "unigram": {"masked_loss": 7.553, "masked_accuracy": 0.047, "bits_per_character": 2.522},
+                "start": {"masked_loss": 10.56, "masked_accuracy": 0.001, "bits_per_character": 3.527},
+                "after_head": {"masked_loss": 7.668, "masked_accuracy": 0.0494, "updates": 50},
+            },
+            "warnings": ["few words are <alike>; do something"],
+        },
         "steps": {"corpus": {"seconds": 2.25}, "scratch": {"seconds": 180.5, "tokens": 5000000, "flops": 3.2e14}},
         "curves": {
             "commonality": curve([100, 200], [9.0, 8.0]),
@@ -131,7 +155,10 @@ class TestBothForms:
             "32.1 %", "parallel (chosen)", "adversarial", "0.02 %", "1,234", "63.0 %", "31.20", "0.9700", "3.1 %",
             "5,200", "5,100", "duplicate 80, too short 20", "8,000", "2,900", "180.5", "182.8", "5,000,000",
             "3.20 × 10¹⁴", "upper loss", "4.400", "pélo (31.0 %)", "runs/demo/export", "17", "2.13.0", "seed: 17",
-            "language-specific",
+            "language-specific", "4,321", "21.6 %", "41.6 %", "7.7 %", "5,446", "neighbours rows", "6,543", "0.8172",
+            "1.032", "1.342", "2.362", "63.7 %", "49.3 %", "71.3 %", "268", "token frequencies", "7.553",
+            "before any update", "10.56", "50 updates of the head", "7.668", "4.9 %",
+            "(embeddings.initialisation: focus)",
         ],
     )  # fmt: skip
     def test_every_figure_is_shown(self, tmp_path: Path, values: dict[str, Any], shown: str) -> None:
@@ -148,7 +175,8 @@ class TestBothForms:
         assert page.count("script") == 0
         assert "from scratch |" not in markdown
 
-    @pytest.mark.parametrize("part", ["unigram", "alignment", "word_links", "corpus", "vocabulary", "steps", "curves",
+    @pytest.mark.parametrize("part", ["unigram", "alignment", "word_links", "corpus", "vocabulary", "diagnosis",
+                                      "steps", "curves",
                                       "cdlm", "examples", "budget", "export", "seed", "versions", "config",
                                       "baseline_rule"])  # fmt: skip
     def test_any_part_may_be_absent(self, tmp_path: Path, values: dict[str, Any], part: str) -> None:
@@ -156,6 +184,26 @@ class TestBothForms:
         markdown, page = write(tmp_path, values)
         assert "None" not in markdown + page.text
         assert not page.open
+
+    @pytest.mark.parametrize("part", ["initialisation", "entries", "rows", "norm_ratio", "tokenizers", "translation",
+                                      "held_out", "warnings"])  # fmt: skip
+    def test_any_part_of_the_diagnosis_may_be_absent(self, tmp_path: Path, values: dict[str, Any], part: str) -> None:
+        del values["diagnosis"][part]
+        markdown, page = write(tmp_path, values)
+        assert "None" not in markdown + page.text
+        assert "## Before training" in markdown
+        assert ("No warnings." in markdown) == ("No warnings." in page.text) == (part == "warnings")
+
+    def test_warnings_are_shown_first(self, tmp_path: Path, values: dict[str, Any]) -> None:
+        markdown, page = write(tmp_path, values)
+        begin = markdown.partition("## Before training\n\n")[2]
+        assert begin.startswith("Warning: few words are &lt;alike&gt;; do something.\n\nShare: of all entries.")
+        assert "Warning: few words are <alike>; do something." in page.text
+
+    def test_a_diagnosis_of_nothing_says_no_more(self) -> None:
+        section = diagnosis_section(Diagnosis())
+        assert section.tables == ()
+        assert section.paragraphs[0] == "No warnings."
 
     def test_null_is_absent(self, tmp_path: Path, values: dict[str, Any]) -> None:
         values |= {"alignment": None, "unigram": None, "cdlm": None, "seed": None, "config": None}

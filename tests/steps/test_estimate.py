@@ -22,7 +22,7 @@ from trelm.steps import estimate as module
 from trelm.steps.estimate import TextSize
 
 SECONDS = {"commonality": 0.5, "transfer-upper": 1.0, "transfer-lower": 1.0, "language-specific": 0.25}
-PREPARATION = ["corpus", "vocabulary", "tokens", "word-links", "embeddings", "alignment", "model"]
+PREPARATION = ["corpus", "vocabulary", "tokens", "word-links", "embeddings", "alignment", "model", "diagnosis"]
 STAGES = ["commonality", "transfer-upper", "transfer-lower", "language-specific"]
 NAMES = ("source text", "target text", "pairs")
 LAST = "evaluation, export, report"

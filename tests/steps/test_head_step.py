@@ -11,7 +11,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -24,7 +23,7 @@ from trelm.model.source import load_source
 from trelm.steps import head as step
 from trelm.steps import head_cache
 from trelm.steps.context import Context
-from trelm.steps.head import fit_head, held_out_scores, sample_lines, source_digest, source_vocabulary
+from trelm.steps.head import fit_head, held_out_scores, source_digest, source_vocabulary
 from trelm.steps.head_cache import HEAD_FILE, FittedHead, cache_entry, cache_folder, read_entry, write_entry
 from trelm.workspace import Run
 
@@ -192,18 +191,6 @@ def test_a_tokenizer_without_a_special_token_is_refused(bare_bert: Path) -> None
     words = r"start, end, padding and mask tokens, found one without end or mask; a head cannot be fitted: give another"
     with pytest.raises(ConfigError, match=words):
         source_vocabulary(tokenizer)
-
-
-def test_a_sample_is_even_and_in_order(tmp_path: Path) -> None:
-    path, lines = tmp_path / "text.txt", [f"line {number}" for number in range(2000)]
-    path.write_text("\n\n".join(lines) + "\n", encoding="utf-8")
-    assert sample_lines(path, 2000) == sample_lines(path, 5000) == lines
-    some = sample_lines(path, 500)
-    assert some == sample_lines(path, 500)
-    numbers = [int(line.split()[1]) for line in some]
-    assert len(set(numbers)) == 500
-    assert numbers == sorted(numbers)
-    assert np.histogram(numbers, bins=4, range=(0, 2000))[0].min() > 90
 
 
 # What is kept

@@ -21,6 +21,7 @@ from trelm.config import EvaluationConfig
 from trelm.corpus.ragged import Ragged
 from trelm.errors import ConfigError, DataError, RunFolderError
 from trelm.evaluation.intrinsic import masked_text_scores
+from trelm.report.schema import Report
 from trelm.steps import outcome
 from trelm.steps.context import Context
 from trelm.steps.training import load_model
@@ -108,7 +109,8 @@ def test_every_model_is_scored_on_the_same_masks(toy_run: ToyRun, name: str, sta
 def test_the_unigram_floor_is_by_training_counts(toy_run: ToyRun) -> None:
     floor = toy_run.report["unigram"]["bits_per_character"]
     assert 0 < floor < 8
-    assert outcome._unigram(toy_run.context(), toy_run.context().lines("target-held-out.txt")) == pytest.approx(floor)
+    scores = outcome.score_unigram(toy_run.context(), toy_run.context().lines("target-held-out.txt"))
+    assert scores["bits_per_character"] == pytest.approx(floor)
 
 
 def test_tasks_with_sentences_are_scored_by_name(toy_run: ToyRun) -> None:
@@ -255,12 +257,20 @@ def test_the_report_is_collected_from_the_manifests(toy_run: ToyRun) -> None:
     evaluation = read_json(toy_run.folder / "evaluation" / "manifest.json")
     assert toy_run.report["models"] == evaluation["models"]
     assert toy_run.report["cdlm"] == evaluation["cdlm"]
-    for section in ("word_links", "vocabulary", "plan", "alignment"):
+    for section in ("word_links", "vocabulary", "plan", "alignment", "diagnosis"):
         assert not {"step", "inputs", "versions"} & toy_run.report[section].keys()
     for step, cost in toy_run.report["steps"].items():
         manifest = read_json(toy_run.folder / step / "manifest.json")
         assert cost["seconds"] == manifest["seconds"]
         assert cost["tokens"] == (manifest.get("tokens", 0))
+
+
+def test_a_run_without_a_diagnosis_has_a_report_without_one(toy_run: ToyRun) -> None:
+    names = [name for name in toy_run.report["steps"] if name != "diagnosis"]
+    report = outcome.collect_report(toy_run.context(), names)
+    assert report.keys() == toy_run.report.keys() - {"diagnosis"}
+    assert "diagnosis" not in report["steps"]
+    assert Report.model_validate(report).diagnosis is None
 
 
 def test_the_report_of_an_unfinished_run_is_refused(toy_run: ToyRun, tmp_path: Path) -> None:

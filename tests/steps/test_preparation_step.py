@@ -229,9 +229,12 @@ def test_linked_rows_are_those_of_the_target_with_enough_links(toy_run: ToyRun, 
     assert 0 < len(expected) < len(links)
 
 
-@pytest.mark.parametrize("way", ["trelm", "counts", "pieces", "shared", "random", "multivariate"])
+@pytest.mark.parametrize(
+    "way", ["recommended", "trelm", "counts", "wechsel", "focus", "pieces", "shared", "random", "multivariate"]
+)
 def test_every_way_of_initialisation_gives_whole_tables(toy_run: ToyRun, way: str) -> None:
-    context = toy_run.context(f"embeddings.initialisation={way}")
+    dictionary = toy_run.data / "dictionary.tsv"
+    context = toy_run.context(f"embeddings.initialisation={way}", f"embeddings.dictionary=[{dictionary}]")
     made, again = initialisation.initialise(context), initialisation.initialise(context)
     source = context.source
     assert made.words.shape == (len(context.tokenizer), source.table.shape[1])
@@ -241,11 +244,15 @@ def test_every_way_of_initialisation_gives_whole_tables(toy_run: ToyRun, way: st
     for role in ("cls", "sep", "pad", "mask", "unk"):
         row, own = (getattr(one, f"{role}_token_id") for one in (context.tokenizer, source.tokenizer))
         np.testing.assert_array_equal(made.words[row], source.table[own].numpy())
-        assert made.bias[row] == pytest.approx(float(source.output_bias[own]))
+        if way != "recommended":  # there the bias has the text's frequencies
+            assert made.bias[row] == pytest.approx(float(source.output_bias[own]))
     used = {name for name, count in made.counts.items() if count}
     assert used - {"random"} == {
         "trelm": {"special", "linked", "shared", "mapped"},
+        "recommended": {"special", "shared", "linked", "neighbours", "pieces"},
         "counts": {"special", "shared", "linked", "pieces"},
+        "wechsel": {"special", "neighbours"},
+        "focus": {"special", "shared", "neighbours"},
         "pieces": {"special", "shared", "pieces"},
         "shared": {"special", "shared"},
     }.get(way, {"special"})
@@ -285,7 +292,7 @@ def test_pairs_are_renumbered_to_places(data: st.DataObject) -> None:
     rows = data.draw(st.lists(st.integers(0, 12), unique=True, max_size=8))
     source_rows = data.draw(st.lists(st.integers(0, 12), unique=True, min_size=1, max_size=8))
     pairs = data.draw(st.lists(st.tuples(st.integers(0, 15), st.integers(0, 15)), max_size=10))
-    found, kept = preparation._renumbered(
+    found, kept = preparation.renumbered(
         np.array(pairs, dtype=np.int64).reshape(-1, 2), np.array(rows, dtype=np.int64), np.array(source_rows)
     )
     both = [(a in rows and b in source_rows) for a, b in pairs]
@@ -313,18 +320,23 @@ def test_a_part_is_a_slice(sequences: list[list[int]], data: st.DataObject) -> N
 
 def test_images_are_put_back_to_their_rows() -> None:
     image = torch.arange(6.0).reshape(3, 2) + 1
-    table = preparation._scattered(image, np.array([4, 0, 2]), 6)
+    table = preparation.scattered(image, np.array([4, 0, 2]), 6)
     assert table.tolist() == [[3, 4], [0, 0], [5, 6], [0, 0], [1, 2], [0, 0]]
 
 
 def test_events_of_the_alignment_are_told_in_one_line() -> None:
     event = {"method": "adversarial", "phase": "game", "epoch": 2, "criterion": 0.123456}
     assert preparation._describe(event) == "adversarial, game: epoch 2, criterion 0.1235"
+    noted = {"method": "adversarial", "phase": "choice", "criterion": 0.1, "note": "adversarial: asked for (collapsed)"}
+    assert preparation._describe(noted) == "adversarial, choice: adversarial: asked for (collapsed)"
 
 
 def test_precision_is_by_the_dictionary_and_only_with_one(toy_run: ToyRun, tmp_path: Path) -> None:
     alignment = toy_run.context().figures("alignment")
     assert alignment["method"] == "parallel"
+    assert alignment["reason"].startswith("parallel: asked for; ")
+    assert alignment["collapsed"] == alignment["candidates"]["parallel"]["collapsed"]
+    assert (alignment["map"], alignment["normalisation"]) == ("orthogonal", "centre-unit")
     assert alignment["precision_at_1"] == alignment["candidates"]["parallel"]["precision_at_1"]
     assert alignment["dictionary_words"] == len(SOURCE_WORDS)
     assert alignment["precision_at_1"] > alignment["without_alignment"]["precision_at_1"]
@@ -346,7 +358,7 @@ def test_precision_of_byte_level_bpe_is_asked_for_words_after_a_space(
     source = SimpleNamespace(tokenizer=tokenizer, table=table)
     context: Any = SimpleNamespace(config=config, tokenizer=tokenizer, source=source)
     monkeypatch.setattr(preparation, "target_entries", lambda _: torch.ones(len(tokenizer), dtype=torch.bool))
-    found = preparation._translation_precision(context, {"same": table})["same"]
+    found = preparation.translation_precision(context, {"same": table})["same"]
     assert found["dictionary_words"] == len(words)
     assert found["coverage"] == found["precision_at_1"] == 1.0
 

@@ -29,7 +29,7 @@ from trelm.steps.training import (
 SILENT: Any = SimpleNamespace(update=lambda *_, **__: None, note=lambda _: None)
 SECONDS = {"commonality": 0.5, "transfer-upper": 1.0, "transfer-lower": 1.0, "language-specific": 0.25}
 SHARES = {"commonality": 1, "transfer-upper": 1, "transfer-lower": 1, "language-specific": 3}
-PREPARATION = ("corpus", "vocabulary", "tokens", "word-links", "embeddings", "alignment", "model")
+PREPARATION = ("corpus", "vocabulary", "tokens", "word-links", "embeddings", "alignment", "model", "diagnosis")
 BATCH = 256
 
 

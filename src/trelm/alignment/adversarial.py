@@ -1,7 +1,8 @@
 """The adversarial game: a map and a discriminator that tries to tell mapped rows from real ones (METHOD section 3).
 
 Conneau et al. 2018, section 2.1. Two things make a step cheap and change no expected gradient: the mapping step
-leaves out the rows of `Y`, which send no gradient to `W`, and the discriminator's own gradients in that step.
+leaves out the rows of `Y`, which send no gradient to `W`, and the discriminator's own gradients in that step. The
+discriminator drops inputs while it learns and not while it is deceived, as in the published code.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class GameResult:
     """The best map of a game.
 
     Attributes:
-        W: [d, d], orthogonal, of the best epoch by the criterion.
+        W: [d', d], (semi-)orthogonal, of the best epoch by the criterion.
         history: one mapping an epoch: epoch, criterion, discriminator_loss, discriminator_accuracy, learning_rate.
         criterion: that of `W`.
         refined_criterion: after `NULL_ROUNDS` rounds of refinement.
@@ -78,10 +79,11 @@ class Discriminator:
         """The parameters, which take gradients from now on, or do not."""
         return [parameter.requires_grad_(learns) for parameter in self.weights + self.biases]
 
-    def logits(self, rows: Tensor, generator: Generator) -> Tensor:
-        """[b] for `rows` [b, d]; the dropout is drawn from `generator`."""
-        kept = torch.rand(rows.shape, generator=generator) >= self.dropout
-        hidden = rows * kept / (1 - self.dropout)
+    def logits(self, rows: Tensor, generator: Generator | None) -> Tensor:
+        """[b] for `rows` [b, d]; the dropout is drawn from `generator`, and there is none without it."""
+        hidden = rows
+        if generator is not None:
+            hidden = rows * (torch.rand(rows.shape, generator=generator) >= self.dropout) / (1 - self.dropout)
         for weight, bias in zip(self.weights[:-1], self.biases[:-1]):
             hidden = functional.leaky_relu(functional.linear(hidden, weight, bias), LEAK)
         return functional.linear(hidden, self.weights[-1], self.biases[-1])[:, 0]
@@ -93,9 +95,9 @@ class Game:
     def __init__(self, X: Tensor, Y: Tensor, settings: GameSettings, seed: int) -> None:
         self.X, self.Y, self.settings = X, Y, settings
         self.generator = Generator().manual_seed(seed)
-        d = X.shape[1]
-        self.W = torch.eye(d)
-        self.discriminator = Discriminator(d, settings.discriminator_width, settings.dropout, self.generator)
+        width = Y.shape[1]
+        self.W = torch.eye(width, X.shape[1])  # the identity, padded or cut where the widths differ
+        self.discriminator = Discriminator(width, settings.discriminator_width, settings.dropout, self.generator)
 
     def epoch(self, learning_rate: float) -> dict[str, float]:
         """One epoch at this learning rate of the map; the discriminator's mean loss and accuracy."""
@@ -129,7 +131,7 @@ class Game:
         """Move the map so that mapped rows look like rows of `Y`, then towards the orthogonal group."""
         self.discriminator.train(False)
         W = self.W.requires_grad_(True)
-        logits = self.discriminator.logits(self._draw(self.X) @ W.T, self.generator)
+        logits = self.discriminator.logits(self._draw(self.X) @ W.T, None)
         labels = torch.full_like(logits, self.settings.smoothing)
         # Half: the published loss is a mean over both sides, of which the side of Y is constant in W.
         loss = 0.5 * functional.binary_cross_entropy_with_logits(logits, labels)
@@ -147,6 +149,7 @@ def play(
     settings: GameSettings,
     *,
     seed: int,
+    null: float | None = None,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
 ) -> GameResult:
     """Learn a map without labels; the best epoch by the criterion is kept.
@@ -155,9 +158,10 @@ def play(
     The game ends after `epochs`, or when `patience` epochs in a row have not risen above the best.
 
     Args:
-        X: [n, d], Y: [m, d], float32, sorted by falling frequency (only the criterion uses the order:
+        X: [n, d], Y: [m, d'], float32, sorted by falling frequency (only the criterion uses the order:
             every row is as likely to be drawn).
         seed: of the discriminator's weights, the draws, the dropout and the null maps.
+        null: the `null_criterion` of an earlier game on the same tables, so that it is not computed again.
         on_epoch: called with each entry of the history.
     """
     entries, k = settings.criterion_entries, settings.csls_neighbours
@@ -180,17 +184,11 @@ def play(
             break
         rate *= settings.decay * (0.5 if criterion < previous else 1.0)
         previous = criterion
-    return _judged(X, Y, best, best_criterion, history, settings, seed)
-
-
-def _judged(
-    X: Tensor, Y: Tensor, W: Tensor, criterion: float, history: list[dict[str, Any]], settings: GameSettings, seed: int
-) -> GameResult:
-    """The result, with the game's map set beside random rotations after the same refinement."""
-    entries, k = settings.criterion_entries, settings.csls_neighbours
-    refined = best_of(refine(X, Y, W, rounds=NULL_ROUNDS, entries=entries, k=k)[1])
-    null = null_criterion(X, Y, rounds=NULL_ROUNDS, entries=entries, k=k, criterion_entries=entries, seed=seed)
-    return GameResult(W, history, criterion, refined, null, not beats_null(refined, null))
+    # Set beside random rotations after the same refinement.
+    refined = best_of(refine(X, Y, best, rounds=NULL_ROUNDS, entries=entries, k=k)[1])
+    if null is None:
+        null = null_criterion(X, Y, rounds=NULL_ROUNDS, entries=entries, k=k, criterion_entries=entries, seed=seed)
+    return GameResult(best, history, best_criterion, refined, null, not beats_null(refined, null))
 
 
 def _uniform(shape: tuple[int, ...], fan_in: int, generator: Generator) -> Tensor:

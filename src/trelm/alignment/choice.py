@@ -10,19 +10,18 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from trelm.alignment.adversarial import GameResult, GameSettings, play
+from trelm.alignment.adversarial import GameSettings
 from trelm.alignment.criterion import beats_null, best_of, null_criterion, refine
-from trelm.alignment.csls import csls_neighbours, mean_similarity, unit_rows
-from trelm.alignment.procrustes import procrustes
+from trelm.alignment.judging import MIN_SEEDS, collapsed, links_found, merit, mutual_links, reason, split_links
+from trelm.alignment.maps import FITS, MapKind, keeps_lengths
+from trelm.alignment.normalisation import Normalisation, Normalised, at_length_of, normalise
+from trelm.alignment.restarts import Games, play_again
 from trelm.errors import ConfigError
 
 Method = Literal["auto", "adversarial", "identical", "parallel", "none"]
-Normalisation = Literal["none", "unit", "centre-unit"]
 Progress = Callable[[dict[str, Any]], None]
 
-PREFERENCE = ("parallel", "identical", "adversarial")  # of equal criteria, the first wins
-MIN_SEEDS = 100
-HELD_OUT_LINKS = 0.2
+PREFERENCE = ("parallel", "identical", "adversarial")  # of equal merit, the first wins
 
 
 @dataclass(frozen=True)
@@ -38,17 +37,19 @@ class AlignmentResult:
     """The chosen map.
 
     Attributes:
-        mapping: `W` [d, d], between the normalised copies.
+        mapping: `W` [d', d], between the normalised copies.
         method: the one that made it.
-        mapped: [n, d], the rows of `X` in the space of `Y` as it came.
+        mapped: [n, d'], the rows of `X` in the space of `Y` as it came.
         images: the same for each method that ran, and for `none`: no map but the identity.
         criterion: of `mapping`, without labels.
+        reason: why this one, in a sentence.
         candidates: for each method that ran: criterion (of the map that was kept), criterion_before and
             criterion_after (the refinement), links_found (share of held-out links found again, None without links) with
-            links_found_before and links_found_after, refinement_kept, collapsed (the game says so, or criterion_after
-            does not beat null_criterion), null_criterion (of random rotations, refined likewise), seeds (pairs it
-            started from), seconds, refinement (criterion and dictionary size of each round), game (one entry an epoch;
-            empty for other methods).
+            links_found_before and links_found_after, refinement_kept, collapsed (it finds no held-out links; where
+            these are few, criterion_after does not beat null_criterion, or the game says so), null_criterion (of
+            random rotations, refined likewise), seeds (pairs it started from), seconds, refinement (criterion and
+            dictionary size of each round), game (of the game that was kept, one entry an epoch) and games (the account
+            of each, as in `Games`); the last two are empty for other methods.
     """
 
     mapping: Tensor
@@ -56,25 +57,8 @@ class AlignmentResult:
     mapped: Tensor
     images: dict[str, Tensor]
     criterion: float
+    reason: str
     candidates: dict[str, dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class Normalised:
-    """A table's normalised rows [n, d], and the way back: `rows * scale + centre` has its place and mean length."""
-
-    rows: Tensor
-    centre: Tensor
-    scale: float
-
-
-def normalise(table: Tensor, how: Normalisation) -> Normalised:
-    """Rows as they are ("none"), of length 1 ("unit"), or less their mean and of length 1 ("centre-unit")."""
-    centre = table.mean(dim=0) if how == "centre-unit" else torch.zeros(table.shape[1])
-    if how == "none":
-        return Normalised(table, centre, 1.0)
-    centred = table - centre
-    return Normalised(unit_rows(centred), centre, float(centred.norm(dim=1).mean()))
 
 
 def align(
@@ -86,78 +70,72 @@ def align(
     parallel: Tensor,
     parallel_weights: Tensor,
     settings: GameSettings,
+    restarts: int = 2,
     refinement_rounds: int = 5,
     refinement_entries: int = 15_000,
     normalisation: Normalisation = "centre-unit",
+    map_kind: MapKind = "orthogonal",
+    prune_links: bool = False,
     seed: int,
     on_progress: Progress | None = None,
 ) -> AlignmentResult:
     """Learn `W` on normalised copies of the tables and map `X` into the space of `Y` (METHOD section 3).
 
     Args:
-        X: [n, d] subword vectors, only rows that have one; Y: [m, d] the encoder's raw table. Both float32 and
+        X: [n, d] subword vectors, only rows that have one; Y: [m, d'] the encoder's raw table. Both float32 and
             sorted by falling frequency: the criterion and the refinement look at the first rows only.
-        method: "adversarial"; "identical", Procrustes on the pairs spelled alike; "parallel", on those and the
-            word-alignment links; "none", the identity, not refined; "auto", all that the data allows (adversarial
-            always, the others from `MIN_SEEDS` pairs on), of which the best is kept: by the share of held-out links
-            that it finds again where there are enough, else by the refined criterion. A fifth of the links' pairs is
-            held out from `parallel`; they come from an aligner, not from a person, so nothing here is labelled.
+        method: "adversarial"; "identical", a map fitted to the pairs spelled alike; "parallel", to those and the
+            word links; "none", the identity, not refined; "auto", all that the data allows (adversarial always, the
+            others from `MIN_SEEDS` pairs on), of which the best by `merit` is kept. A fifth of the links is held out
+            to judge; they come from an aligner, not from a person, so nothing here is labelled.
         identical: int64 [p, 2] and parallel: int64 [q, 2], (row of X, row of Y).
         parallel_weights: [q], not negative; a pair spelled alike weighs 1.
-        on_progress: called with {"method", "phase": "game" | "refinement", ...} after each epoch and round.
+        restarts: games with other seeds after one that collapsed, at most; for "auto" only where all else did, too.
+        map_kind: what is fitted to pairs and in refinement; the game itself is always orthogonal. Images of a map that
+            changes lengths are brought to the mean length of the rows of `Y`.
+        prune_links: learn from the links only that are each other's most frequent (`mutual_links`).
+        on_progress: called with {"method", "phase": "game" | "refinement" | "choice", "criterion", ...} after each
+            epoch and round, and at the end; what is to be told in words is the "note".
 
     Raises:
-        ConfigError: the widths differ, or the method asked for has too few pairs.
+        ConfigError: the method asked for has too few pairs.
     """
-    _check(X, Y, method, len(identical), len(parallel))
     source, target = normalise(X, normalisation), normalise(Y, normalisation)
-    trained, held_out = _split_links(parallel, parallel_weights, identical, seed)
-    seeds = _seeds(identical, *trained)
+    trained, held_out = split_links(parallel, parallel_weights, identical, seed)
+    seeds = _seeds(identical, *(_pruned(*trained) if prune_links else trained))
+    links = len(seeds["parallel"].pairs) - len(identical)
+    _check(method, len(identical), links)
     rounds = 0 if method == "none" else refinement_rounds
-    runner = _Runner(source.rows, target.rows, settings, rounds, refinement_entries, held_out, seed, on_progress)
-    null = runner.null_criterion()
-    maps = {name: runner.run(name, seeds[name], null) for name in _methods(method, len(identical), len(parallel))}
+    tables = (source.rows, target.rows)
+    runner = _Runner(*tables, settings, rounds, refinement_entries, map_kind, held_out, seed, on_progress)
+    maps = runner.run_all(_methods(method, len(identical), links), seeds, restarts)
+    return _chosen(runner, maps, source, target, asked=method != "auto")
+
+
+def _chosen(
+    runner: _Runner,
+    maps: dict[str, tuple[Tensor, dict[str, Any]]],
+    source: Normalised,
+    target: Normalised,
+    *,
+    asked: bool,
+) -> AlignmentResult:
+    """The best of the maps, and the images of all of them."""
     candidates = {name: account for name, (_, account) in maps.items()}
-    chosen = max(candidates, key=lambda name: _merit(candidates[name]))  # the first of equals
-    W = maps[chosen][0]
-    images = {name: source.rows @ found.T * target.scale + target.centre for name, (found, _) in maps.items()}
-    images.setdefault("none", source.rows * target.scale + target.centre)
-    return AlignmentResult(W, chosen, images[chosen], images, candidates[chosen]["criterion"], candidates)
+    chosen = max(candidates, key=lambda name: merit(candidates[name]))  # the first of equals
+    why, criterion = reason(chosen, candidates, judges=runner.judges, asked=asked), candidates[chosen]["criterion"]
+    if runner.on_progress is not None:
+        runner.on_progress({"method": chosen, "phase": "choice", "criterion": criterion, "note": why})
+    images = {name: _image(source, target, W, runner.kind) for name, (W, _) in maps.items() if name != "none"}
+    images["none"] = _image(source, target, runner.identity(), "orthogonal")
+    return AlignmentResult(maps[chosen][0], chosen, images[chosen], images, criterion, why, candidates)
 
 
-def _merit(account: dict[str, Any]) -> tuple[float, bool, float]:
-    """Held-out links first, where there are any; then no collapse: refinement raises the criterion of any map."""
-    return account["links_found"] or 0.0, not account["collapsed"], float(account["criterion"])
-
-
-def links_found(mapped: Tensor, Y: Tensor, pairs: Tensor, k: int) -> float | None:
-    """The share of rows of X with held-out links whose CSLS neighbour is one of their linked rows of Y.
-
-    Args:
-        mapped: [n, d]; Y: [m, d]; pairs: int64 [q, 2], held out. None where there are no pairs.
-    """
-    if not len(pairs):
-        return None
-    rows = pairs[:, 0].unique()
-    _, nearest = csls_neighbours(mapped[rows], Y, k=k, target_hubness=mean_similarity(Y, mapped, k))
-    linked = {(int(x), int(y)) for x, y in pairs}
-    return sum((int(x), int(y)) in linked for x, y in zip(rows, nearest[:, 0])) / len(rows)
-
-
-def _split_links(pairs: Tensor, weights: Tensor, identical: Tensor, seed: int) -> tuple[tuple[Tensor, Tensor], Tensor]:
-    """The links to learn from, with their weights, and those to judge by: all pairs of a row of X go to the same side.
-
-    Rows that are spelled alike with a row of Y judge nothing: methods that start from spelling know them. Nothing is
-    held out where fewer than `MIN_SEEDS` pairs would be.
-    """
-    size = int(torch.cat([pairs[:, 0], identical[:, 0], torch.zeros(1, dtype=torch.int64)]).max()) + 1
-    drawn = torch.rand(size, generator=torch.Generator().manual_seed(seed)) < HELD_OUT_LINKS
-    alike = torch.zeros(size, dtype=torch.bool)
-    alike[identical[:, 0]] = True
-    held = drawn[pairs[:, 0]] & ~alike[pairs[:, 0]]
-    if int(held.sum()) < MIN_SEEDS:
-        held = torch.zeros_like(held)
-    return (pairs[~held], weights[~held]), pairs[held]
+def _image(source: Normalised, target: Normalised, W: Tensor, kind: MapKind) -> Tensor:
+    """The mapped rows in the space of the target table as it came."""
+    images = source.rows @ W.T
+    isometric = keeps_lengths(kind, W.shape[1], W.shape[0])
+    return target.back(images if isometric else at_length_of(images, target.rows))
 
 
 @dataclass(frozen=True)
@@ -169,45 +147,70 @@ class _Runner:
     settings: GameSettings
     rounds: int
     entries: int
+    kind: MapKind
     held_out: Tensor
     seed: int
     on_progress: Progress | None
 
-    def run(self, method: str, seeds: Seeds, null: float) -> tuple[Tensor, dict[str, Any]]:
+    @property
+    def judges(self) -> int:
+        """Rows of X with held-out links."""
+        return len(self.held_out[:, 0].unique())
+
+    def run_all(
+        self, methods: tuple[str, ...], seeds: dict[str, Seeds], restarts: int
+    ) -> dict[str, tuple[Tensor, dict[str, Any]]]:
+        """Each method's map and account; a game is played again only where nothing before it came through."""
+        null = self.null_criterion()
+        maps: dict[str, tuple[Tensor, dict[str, Any]]] = {}
+        for name in methods:
+            needed = all(account["collapsed"] for _, account in maps.values())
+            maps[name] = self.run(name, seeds[name], null, restarts if needed else 0)
+        return maps
+
+    def run(self, method: str, seeds: Seeds, null: float, restarts: int) -> tuple[Tensor, dict[str, Any]]:
         """The method's map and the account of it: the refined one, unless held-out links prefer the one before."""
         start = time.monotonic()
-        first, game = self.first_map(method, seeds)
+        first, games = self.first_map(method, seeds, restarts)
         refined, history = self.refined(first, method)
         before, after = history[0]["criterion"], best_of(history)
         found_before, found_after = (
             links_found(self.X @ W.T, self.Y, self.held_out, self.settings.csls_neighbours) for W in (first, refined)
         )
         kept = found_before is None or found_after is None or found_after >= found_before
+        found = found_after if kept else found_before
+        random_like = (games is not None and games.best.collapsed) or not beats_null(after, null)
         return refined if kept else first, {
             "criterion": after if kept else before,
             "criterion_before": before,
             "criterion_after": after,
-            "links_found": found_after if kept else found_before,
+            "links_found": found,
             "links_found_before": found_before,
             "links_found_after": found_after,
             "refinement_kept": kept,
             "null_criterion": null,
-            "collapsed": (game is not None and game.collapsed) or not beats_null(after, null),
+            "collapsed": collapsed(found, self.judges, random_like),
             "seconds": time.monotonic() - start,
             "seeds": len(seeds.pairs),
             "refinement": history,
-            "game": [] if game is None else game.history,
+            "game": [] if games is None else games.best.history,
+            "games": [] if games is None else games.accounts,
         }
 
-    def first_map(self, method: str, seeds: Seeds) -> tuple[Tensor, GameResult | None]:
-        """The method's map before refinement, and the game where there was one."""
+    def first_map(self, method: str, seeds: Seeds, restarts: int) -> tuple[Tensor, Games | None]:
+        """The method's map before refinement, and the games where there were any."""
         if method == "adversarial":
-            game = play(self.X, self.Y, self.settings, seed=self.seed, on_epoch=self.reporter(method, "game"))
-            return game.W, game
+            report = self.reporter(method, "game")
+            games = play_again(self.X, self.Y, self.settings, seed=self.seed, restarts=restarts, on_event=report)
+            return games.best.W, games
         if method == "none":
-            return torch.eye(self.X.shape[1]), None
+            return self.identity(), None
         rows_of_x, rows_of_y = seeds.pairs.T
-        return procrustes(self.X[rows_of_x], self.Y[rows_of_y], seeds.weights), None
+        return FITS[self.kind](self.X[rows_of_x], self.Y[rows_of_y], seeds.weights), None
+
+    def identity(self) -> Tensor:
+        """No map: the identity [d', d], padded or cut where the widths differ."""
+        return torch.eye(self.Y.shape[1], self.X.shape[1])
 
     def refined(self, W: Tensor, method: str) -> tuple[Tensor, list[dict[str, Any]]]:
         """`W` after the rounds of refinement, and their history."""
@@ -219,6 +222,7 @@ class _Runner:
             entries=self.entries,
             k=self.settings.csls_neighbours,
             criterion_entries=self.settings.criterion_entries,
+            fit=FITS[self.kind],
             on_round=self.reporter(method, "refinement"),
         )
 
@@ -232,6 +236,7 @@ class _Runner:
             k=self.settings.csls_neighbours,
             criterion_entries=self.settings.criterion_entries,
             seed=self.seed,
+            fit=FITS[self.kind],
         )
 
     def reporter(self, method: str, phase: str) -> Progress | None:
@@ -250,6 +255,11 @@ def _methods(method: Method, identical: int, parallel: int) -> tuple[str, ...]:
     return tuple(name for name in PREFERENCE if enough[name])
 
 
+def _pruned(pairs: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    kept = mutual_links(pairs, weights)
+    return pairs[kept], weights[kept]
+
+
 def _seeds(identical: Tensor, parallel: Tensor, parallel_weights: Tensor) -> dict[str, Seeds]:
     """The pairs that each method starts from."""
     alike = Seeds(identical, torch.ones(len(identical)))
@@ -258,13 +268,8 @@ def _seeds(identical: Tensor, parallel: Tensor, parallel_weights: Tensor) -> dic
     return {"identical": alike, "parallel": both, "adversarial": nothing, "none": nothing}
 
 
-def _check(X: Tensor, Y: Tensor, method: Method, identical: int, parallel: int) -> None:
-    if X.shape[1] != Y.shape[1]:
-        raise ConfigError(
-            f"alignment: expected subword vectors as wide as the encoder's table ({Y.shape[1]}), found {X.shape[1]}; "
-            "train them at the encoder's embedding size"
-        )
-    found = {"identical": ("entries spelled alike", identical), "parallel": ("word-alignment links", parallel)}
+def _check(method: Method, identical: int, links: int) -> None:
+    found = {"identical": ("entries spelled alike", identical), "parallel": ("word-alignment links", links)}
     if method in found and found[method][1] < MIN_SEEDS:
         what, count = found[method]
         raise ConfigError(

@@ -11,6 +11,8 @@ from torch import Tensor
 from trelm.alignment.csls import csls_neighbours, mutual_neighbours, unit_rows
 from trelm.alignment.procrustes import procrustes
 
+Fit = Callable[[Tensor, Tensor], Tensor]  # a map [d', d] from pairs [p, d] and [p, d']
+
 NULL_DRAWS = 3
 NULL_MARGIN = 0.02
 
@@ -29,11 +31,12 @@ def mean_cosine_criterion(mapped_X: Tensor, Y: Tensor, *, entries: int, k: int =
     return float((unit_rows(images) * unit_rows(targets)[nearest[:, 0]]).sum(dim=1).mean())
 
 
-def random_orthogonal(d: int, generator: torch.Generator) -> Tensor:
-    """A matrix [d, d], uniform over the orthogonal group."""
-    Q, R = torch.linalg.qr(torch.randn(d, d, generator=generator, dtype=torch.float64))
+def random_orthogonal(d: int, generator: torch.Generator, into: int | None = None) -> Tensor:
+    """A matrix [into, d], uniform over the (semi-)orthogonal ones; `into` is `d` by default."""
+    rows = d if into is None else into
+    Q, R = torch.linalg.qr(torch.randn(max(rows, d), min(rows, d), generator=generator, dtype=torch.float64))
     uniform: Tensor = Q * R.diagonal().sign()  # without the signs, QR prefers some rotations
-    return uniform.float()
+    return (uniform if rows >= d else uniform.T.contiguous()).float()
 
 
 def refine(
@@ -45,15 +48,17 @@ def refine(
     entries: int,
     k: int = 10,
     criterion_entries: int | None = None,
+    fit: Fit = procrustes,
     on_round: Callable[[dict[str, Any]], None] | None = None,
 ) -> tuple[Tensor, list[dict[str, Any]]]:
-    """Rounds of: a dictionary of mutual CSLS neighbours under `W`, then Procrustes on it; the best `W` is kept.
+    """Rounds of: a dictionary of mutual CSLS neighbours under `W`, then a map fitted to it; the best `W` is kept.
 
     Args:
-        X, Y: [n, d], [m, d], each sorted by falling frequency.
-        W: [d, d], where to start.
+        X, Y: [n, d], [m, d'], each sorted by falling frequency.
+        W: [d', d], where to start.
         entries: so many most frequent rows of each side may enter the dictionary.
         criterion_entries: rows that the criterion is taken over; `entries` by default.
+        fit: how a dictionary becomes a map.
         on_round: called with each entry of the history.
 
     Returns:
@@ -68,7 +73,7 @@ def refine(
         pairs = mutual_neighbours(X[:entries] @ W.T, Y[:entries], k=k)
         if len(pairs) == 0:
             break
-        W = procrustes(X[pairs[:, 0]], Y[pairs[:, 1]])
+        W = fit(X[pairs[:, 0]], Y[pairs[:, 1]])
         history.append(_round(number, X, Y, W, len(pairs), scored, k))
         if on_round is not None:
             on_round(history[-1])
@@ -78,7 +83,15 @@ def refine(
 
 
 def null_criterion(
-    X: Tensor, Y: Tensor, *, rounds: int, entries: int, k: int, criterion_entries: int, seed: int
+    X: Tensor,
+    Y: Tensor,
+    *,
+    rounds: int,
+    entries: int,
+    k: int,
+    criterion_entries: int,
+    seed: int,
+    fit: Fit = procrustes,
 ) -> float:
     """The best criterion that random rotations reach by the same refinement.
 
@@ -88,8 +101,8 @@ def null_criterion(
     generator = torch.Generator().manual_seed(seed)
     reached = []
     for _ in range(NULL_DRAWS):
-        W = random_orthogonal(X.shape[1], generator)
-        _, history = refine(X, Y, W, rounds=rounds, entries=entries, k=k, criterion_entries=criterion_entries)
+        W = random_orthogonal(X.shape[1], generator, Y.shape[1])
+        _, history = refine(X, Y, W, rounds=rounds, entries=entries, k=k, criterion_entries=criterion_entries, fit=fit)
         reached.append(best_of(history))
     return max(reached)
 

@@ -117,11 +117,18 @@ class VocabularyConfig(Section):
 class EmbeddingsConfig(Section):
     """METHOD section 2: skip-gram vectors of subwords; and where the rows of the new vocabulary start."""
 
-    initialisation: Literal["trelm", "counts", "pieces", "shared", "random", "multivariate"] = Field(
+    initialisation: Literal[
+        "recommended", "trelm", "counts", "wechsel", "focus", "pieces", "shared", "random", "multivariate"
+    ] = Field(
         "trelm",
-        description="trelm: mapped vectors, and the rows that `min_links` and `copy_shared` say; counts: mixed by word "
-        "links (RAMEN), else as pieces; pieces: copied where spelled alike, else the mean of the pieces (FVT); "
-        "shared: copied where spelled alike, else drawn; random: drawn, each dimension alone; multivariate: together",
+        description="trelm: mapped vectors, and the rows that `min_links` and `copy_shared` say; recommended: linked "
+        "rows, copies, neighbours in the aligned space, else pieces, at the source's lengths; counts: mixed by word "
+        "links (RAMEN), else as pieces; wechsel: by words of a dictionary; focus: by entries in common; pieces: copied "
+        "where spelled alike, else the mean of the pieces (FVT); shared: copied where spelled alike, else drawn; "
+        "random: drawn, each dimension alone; multivariate: together",
+    )
+    dictionary: tuple[str, ...] = Field(
+        (), description="files of 'source word<TAB>target word' for wechsel; not those that a model is judged by"
     )
     epochs: int = Field(10, ge=1, description="passes over the text")
     window: int = Field(5, ge=1, description="subwords on either side that predict and are predicted")
@@ -141,16 +148,27 @@ class AlignmentConfig(Section):
 
     method: Literal["auto", "adversarial", "identical", "parallel", "none"] = Field(
         "auto",
-        description="seeds: none, entries spelled alike, word links too; auto: the one that finds most held-out word "
-        "links again, by the criterion where there are too few of them",
+        description="seeds: none, entries spelled alike, word links too; auto: one that hasn't collapsed, if any, that "
+        "finds most held-out word links again; by the criterion where there are too few of them",
     )
-    normalisation: Literal["none", "unit", "centre-unit"] = Field(
-        "centre-unit", description="of both tables before a map is learned; undone afterwards"
+    map: Literal["orthogonal", "ridge"] = Field(
+        "orthogonal",
+        description="what is fitted to seeds and in refinement: a rotation (semi-orthogonal where widths differ) or "
+        "ridge regression, its images rescaled to the mean length of the encoder's rows",
+    )
+    prune_links: bool = Field(False, description="only word links that are each other's most frequent are seeds")
+    normalisation: Literal["none", "unit", "centre-unit", "iterative", "whiten"] = Field(
+        "centre-unit",
+        description="of both tables before a map is learned; undone afterwards. unit: length 1; centre-unit: less the "
+        "mean, then length 1; iterative: both in turns until both hold; whiten: centred, decorrelated (ZCA), length 1",
     )
     csls_neighbours: int = Field(10, ge=1, description="k of CSLS")
     criterion_entries: int = Field(10_000, ge=10, description="most frequent entries that the criterion is taken over")
-    refinement_rounds: int = Field(5, ge=0, description="rounds of dictionary and Procrustes after the start")
+    refinement_rounds: int = Field(5, ge=0, description="rounds of a dictionary and a map fitted to it")
     refinement_entries: int = Field(15_000, ge=10, description="most frequent entries that the dictionary is made of")
+    restarts: int = Field(
+        2, ge=0, description="games with other seeds after one that collapsed, at most; auto: only if all else has, too"
+    )
     adversarial_epochs: int = Field(5, ge=1, description="epochs of the game, at most")
     adversarial_samples: int = Field(320_000, ge=1, description="samples an epoch that the mapping is trained on")
     adversarial_batch: int = Field(128, ge=2, description="rows of each table in a step")
@@ -214,6 +232,14 @@ class TrainingConfig(Section):
     log_updates: int = Field(10, ge=1, description="updates between two points of a loss curve")
 
 
+class DiagnosisConfig(Section):
+    """What is looked at before anything trains; see `trelm diagnose`."""
+
+    head_updates: int = Field(
+        50, ge=0, description="of the head alone, after which masked prediction is scored again; 0: it is not"
+    )
+
+
 class BaselineConfig(Section):
     """The from-scratch model that the transferred one is compared with."""
 
@@ -257,6 +283,7 @@ class Config(Section):
     alignment: AlignmentConfig = AlignmentConfig()
     word_links: WordLinksConfig = WordLinksConfig()
     stages: StagesConfig = StagesConfig()
+    diagnosis: DiagnosisConfig = DiagnosisConfig()
     training: TrainingConfig = TrainingConfig()
     baseline: BaselineConfig = BaselineConfig()
     card: CardConfig = CardConfig()

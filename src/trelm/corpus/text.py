@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
 from trelm.corpus import hub
 from trelm.corpus.files import expand, plain_name, read_lines
 from trelm.corpus.treebanks import read_treebank
@@ -33,3 +35,11 @@ def _read_file(path: Path) -> Iterator[str]:
     if plain_name(path).endswith(".conllu"):
         return (sentence.text for sentence in read_treebank(path))
     return (line for _, line in read_lines(path) if line.strip())
+
+
+def sample_lines(path: Path, most: int, *, seed: int) -> list[str]:
+    """All lines of a text file, or a random sample of `most` of them, in their order; blank ones left out."""
+    total = sum(1 for _ in _read_file(path))
+    chosen = np.zeros(total, dtype=bool)
+    chosen[np.random.default_rng(seed).choice(total, min(most, total), replace=False)] = True
+    return [line for line, taken in zip(_read_file(path), chosen) if taken]

@@ -170,23 +170,6 @@ def unigram_scores(
     return _summarise(masked, log_probabilities, best, alphabet_size or _alphabet_size(lines))
 
 
-def unigram_bits_per_character(
-    counts: Sequence[int] | Integers,
-    tokenizer: PreTrainedTokenizerBase,
-    lines: Sequence[str],
-    *,
-    mask_rate: float = 0.15,
-    seed: int,
-    max_length: int,
-    alphabet_size: int | None = None,
-) -> float:
-    """The bits per character of `unigram_scores`."""
-    scores = unigram_scores(
-        counts, tokenizer, lines, mask_rate=mask_rate, seed=seed, max_length=max_length, alphabet_size=alphabet_size
-    )
-    return scores.bits_per_character
-
-
 def mask_lines(
     tokenizer: PreTrainedTokenizerBase, lines: Sequence[str], *, mask_rate: float, seed: int, max_length: int
 ) -> list[MaskedLine]:

@@ -2,6 +2,8 @@
 
 from trelm.initialisation.counts import counts
 from trelm.initialisation.drawing import multivariate_rows, random_rows
+from trelm.initialisation.frequency import frequency_bias
+from trelm.initialisation.linked_neighbours import image_neighbours, linked_neighbours
 from trelm.initialisation.mixture import (
     PROVENANCES,
     Initialisation,
@@ -29,7 +31,10 @@ __all__ = [
     "assemble",
     "complete",
     "counts",
+    "frequency_bias",
     "from_pairs",
+    "image_neighbours",
+    "linked_neighbours",
     "multivariate_rows",
     "normalised",
     "nothing",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -36,6 +36,22 @@ def freeze_all_but(model: TrelmForMaskedLM, trained: Collection[Part]) -> dict[P
         parameter.requires_grad_(parts[name] in trained)
         sizes[parts[name]] += parameter.numel()
     return sizes
+
+
+def freeze_all_but_head(model: TrelmForMaskedLM) -> list[str]:
+    """Let only the head train; the encoder and both tables, of the input and of the output, stay as they are.
+
+    Returns:
+        The names of the parameters that train.
+    """
+    output: Any = model.get_output_embeddings()
+    frozen = {parameter.data_ptr() for parameter in model.trelm.parameters()}
+    frozen |= {output.weight.data_ptr()} if output is not None else set()
+    trained = []
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(parameter.data_ptr() not in frozen)
+        trained += [name] * parameter.requires_grad
+    return trained
 
 
 def combine(

@@ -15,7 +15,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import MaskedLMOutput
 
-from trelm.model.encoder import IGNORED
+from trelm.model.encoder import IGNORED, TrelmForMaskedLM
 from trelm.model.families import Family, family_of
 from trelm.model.source import POOLER, SourceEncoder, set_dropout
 
@@ -72,13 +72,22 @@ def set_unigram_bias(model: PreTrainedModel, family: Family, counts: NDArray[np.
     Returns:
         Whether the head has such a bias; that of some families has none.
     """
+    return _fill_bias(model, _prefixes(model, family), counts)
+
+
+def set_target_bias(model: TrelmForMaskedLM, counts: NDArray[np.int64]) -> bool:
+    """The same for the head of a TreLM model."""
+    return _fill_bias(model, ("head.",), counts)
+
+
+def _fill_bias(model: PreTrainedModel, heads: tuple[str, ...], counts: NDArray[np.int64]) -> bool:
     logs = np.log(counts + 1.0)
     bias = torch.zeros(int(model.config.vocab_size))
     bias[: len(logs)] = torch.from_numpy(logs - logs.mean()).float()
     found = [
         parameter
         for name, parameter in model.named_parameters()
-        if name.startswith(_prefixes(model, family)) and parameter.shape == bias.shape
+        if name.startswith(heads) and parameter.shape == bias.shape
     ]
     with torch.no_grad():
         for parameter in found:

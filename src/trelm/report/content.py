@@ -7,12 +7,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from trelm.report.schema import CorpusInput, Example, Report, Scores
+from trelm.report.schema import CorpusInput, Diagnosis, Example, Report, Rows, Scores
 
 MISSING = "–"
 HARDLY = 0.01
 """Relative difference of bits per character below which one run cannot tell two models apart."""
 
+SHARES = ("precision_at", "distinct_precision_at", "chance_at", "share_")
 STEP_COLUMNS = {"seconds": "Seconds", "tokens": "Tokens", "flops": "FLOPs", "updates": "Updates"}
 
 
@@ -85,6 +86,7 @@ def sections(report: Report) -> list[Section]:
         _models(report),
         _curves(report),
         _examples(report),
+        diagnosis_section(report.diagnosis) if report.diagnosis is not None else None,
         _alignment(report),
         _numbers("word-links", "Word links", report.word_links),
         _numbers("cdlm", "Cross-lingual objective (CdLM)", report.cdlm),
@@ -158,6 +160,85 @@ def _examples(report: Report) -> Section | None:
 
 def _guesses(example: Example) -> str:
     return ", ".join(f"{guess.token} ({share(guess.score)})" for guess in example.predictions) or MISSING
+
+
+LEGEND = (
+    "Share: of all entries. Of text: of the subwords of the target language's training text. Of words: of those that "
+    "are words or parts of words. Length: the mean length of the rows, divided by that of the source's rows."
+)
+
+
+def diagnosis_section(diagnosis: Diagnosis) -> Section:
+    """What could be told before anything trained: its warnings, and a table of each kind of figure that there is."""
+    tables = (_entries(diagnosis), _cuts(diagnosis), _initial_translation(diagnosis), _start(diagnosis))
+    warnings = tuple(f"Warning: {warning}." for warning in diagnosis.warnings) or ("No warnings.",)
+    return Section(
+        "diagnosis",
+        "Before training",
+        (*warnings, LEGEND),
+        tuple(table for table in tables if table is not None and table.rows),
+    )
+
+
+def _entries(diagnosis: Diagnosis) -> Table:
+    named = {
+        "spelled alike": diagnosis.entries.get("shared"),
+        "alike and words": diagnosis.entries.get("shared_words"),
+        "with word links": diagnosis.entries.get("linked"),
+        **{f"{name} rows": rows for name, rows in diagnosis.rows.items()},
+        "all rows": Rows(norm_ratio=diagnosis.norm_ratio) if diagnosis.norm_ratio is not None else None,
+    }
+    rows = tuple(
+        (
+            name,
+            number(some.entries),
+            share(some.share_of_entries),
+            share(some.share_of_tokens),
+            share(some.share_of_word_tokens),
+            number(some.norm_ratio),
+        )
+        for name, some in named.items()
+        if some is not None
+    )
+    way = f" (embeddings.initialisation: {diagnosis.initialisation})" if diagnosis.initialisation else ""
+    header = ("Entries", "Number", "Share", "Of text", "Of words", "Length")
+    return Table(f"Entries and rows of the new vocabulary{way}", header, rows)
+
+
+def _cuts(diagnosis: Diagnosis) -> Table:
+    rows = tuple(
+        (
+            {"new": "new", "source": "the source's own"}.get(name, name),
+            number(cut.fertility),
+            number(cut.characters_per_piece),
+            share(cut.unknown_rate),
+        )
+        for name, cut in diagnosis.tokenizers.items()
+    )
+    header = ("Tokenizer", "Subwords a word", "Characters a subword", "Unknown subwords")
+    return Table("Tokenizers on held-out target text", header, rows)
+
+
+def _initial_translation(diagnosis: Diagnosis) -> Table | None:
+    keys = ("precision_at_1", "precision_at_5", "distinct_precision_at_1", "distinct_precision_at_5", "chance_at_1")
+    found = diagnosis.translation or {}
+    chosen = {key: found[key] for key in (*keys, "queries") if found.get(key) is not None}
+    return _number_table("Word translation by the initial table", chosen) if chosen else None
+
+
+def _start(diagnosis: Diagnosis) -> Table:
+    names = {"unigram": "token frequencies", "start": "before any update"}
+    rows = tuple(
+        (
+            names.get(name, f"{number(scores.updates)} updates of the head"),
+            number(scores.masked_loss),
+            share(scores.masked_accuracy),
+            number(scores.bits_per_character),
+        )
+        for name, scores in diagnosis.held_out.items()
+    )
+    header = ("Model", "Loss (nats)", "Accuracy", "Bits per character")
+    return Table("Masked prediction of held-out target text", header, rows)
 
 
 def _alignment(report: Report) -> Section | None:
@@ -234,7 +315,7 @@ def _number_table(caption: str, values: Mapping[str, Any]) -> Table:
 
 
 def _cell(name: str, value: Any) -> str:
-    return share(value) if name.startswith(("precision_at", "chance_at", "share_")) else number(value)
+    return share(value) if name.startswith(SHARES) else number(value)
 
 
 def flatten(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -69,6 +69,43 @@ class Alignment(Part):
     candidates: dict[str, Candidate] = {}
 
 
+class Rows(Part):
+    """Some entries of the new vocabulary: how many, their shares of all, of the target text's tokens, of its words."""
+
+    entries: int | None = None
+    share_of_entries: float | None = None
+    share_of_tokens: float | None = None
+    share_of_word_tokens: float | None = None
+    norm_ratio: float | None = None
+
+
+class Cut(Part):
+    """How a tokenizer cuts held-out target text."""
+
+    fertility: float | None = None
+    characters_per_piece: float | None = None
+    unknown_rate: float | None = None
+
+
+class StartScores(Scores):
+    """Scores of the model before training, or after updates of its head alone."""
+
+    updates: int | None = None
+
+
+class Diagnosis(Part):
+    """What could be told before anything trained."""
+
+    initialisation: str | None = None
+    entries: dict[str, Rows] = {}
+    rows: dict[str, Rows] = {}
+    norm_ratio: float | None = None
+    tokenizers: dict[str, Cut] = {}
+    translation: dict[str, Any] | None = None
+    held_out: dict[str, StartScores] = {}
+    warnings: list[str] = []
+
+
 class CorpusInput(Part):
     """Lines of one input: read, kept, and dropped by reason."""
 
@@ -146,6 +183,7 @@ class Report(Part):
     word_links: dict[str, Any] | None = None
     corpus: Corpus | None = None
     vocabulary: dict[str, Any] | None = None
+    diagnosis: Diagnosis | None = None
     steps: dict[str, StepCost] = {}
     curves: dict[str, Curve] = {}
     cdlm: dict[str, Any] | None = None

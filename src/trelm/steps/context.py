@@ -27,7 +27,7 @@ from trelm.training.trainer import has_fast_bfloat16
 from trelm.workspace import Run
 
 CORPUS, HEAD, VOCABULARY, TOKENS, WORD_LINKS = "corpus", "head", "vocabulary", "tokens", "word-links"
-EMBEDDINGS, ALIGNMENT, MODEL, PLAN = "embeddings", "alignment", "model", "plan"
+EMBEDDINGS, ALIGNMENT, MODEL, DIAGNOSIS, PLAN = "embeddings", "alignment", "model", "diagnosis", "plan"
 EVALUATION, EXPORT = "evaluation", "export"
 
 Figures = dict[str, Any]

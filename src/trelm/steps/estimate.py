@@ -22,6 +22,7 @@ from trelm.model.shape import layer_shape
 from trelm.model.source import transferred_model
 from trelm.stages import LANGUAGE_SPECIFIC, SCRATCH, StageData, plan_updates
 from trelm.steps.context import Context, parallel_sources, use_all_cores
+from trelm.steps.diagnosis import HEAD_BATCH_TOKENS
 from trelm.steps.preparation import model_config
 from trelm.steps.training import (
     budget_in_updates,
@@ -132,6 +133,7 @@ def _preparation_seconds(config: Config, source: TextSize, target: TextSize, pai
         "embeddings": read * config.embeddings.epochs / rates.tokens_in_vectors,
         "alignment": 20.0 + (ADVERSARIAL_SECONDS * games if plays else 0.0),
         "model": 5.0,
+        "diagnosis": 20.0 + config.diagnosis.head_updates * HEAD_BATCH_TOKENS / rates.tokens_fitted,
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from trelm.corpus.files import read_lines
 from trelm.corpus.ragged import Ragged
+from trelm.corpus.text import sample_lines
 from trelm.errors import ConfigError
 from trelm.evaluation.intrinsic import masked_text_scores, unigram_scores
 from trelm.model.families import family_of, usable_positions
@@ -182,20 +182,11 @@ def source_digest(source: SourceEncoder) -> str:
     return result.hexdigest()
 
 
-def sample_lines(path: Path, most: int) -> list[str]:
-    """All lines of a file, or an even sample of `most` of them, in their order; blank ones left out."""
-    total = sum(1 for _ in _lines_of(path))
-    random = np.random.default_rng(SEED)
-    chosen = np.zeros(total, dtype=bool)
-    chosen[random.choice(total, min(most, total), replace=False)] = True
-    return [line for line, taken in zip(_lines_of(path), chosen) if taken]
-
-
 def _fitting(context: Context) -> Fitting:
     settings = context.config.head
     positions = usable_positions(context.pretrained.config)
     return Fitting(
-        lines=sample_lines(context.folder(CORPUS) / "source.txt", settings.max_lines),
+        lines=sample_lines(context.folder(CORPUS) / "source.txt", settings.max_lines, seed=SEED),
         held_out=context.lines("source-held-out.txt")[:HELD_OUT_LINES],
         updates=settings.updates,
         batch_tokens=settings.batch_tokens,
@@ -225,10 +216,6 @@ def _unigram(counts: Any, tokenizer: PreTrainedTokenizerBase, fitting: Fitting) 
         max_length=fitting.max_length,
     ).as_dict()
     return {name: scores[name] for name in SCORES}
-
-
-def _lines_of(path: Path) -> Iterator[str]:
-    return (line for _, line in read_lines(path) if line.strip())
 
 
 def _text_digest(lines: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ from trelm.config import EvaluationConfig, dump_config
 from trelm.corpus.ragged import Ragged
 from trelm.corpus.text import read_text
 from trelm.errors import ConfigError
-from trelm.evaluation.intrinsic import masked_text_scores, unigram_bits_per_character
+from trelm.evaluation.intrinsic import masked_text_scores, unigram_scores
 from trelm.evaluation.units import split_units
 from trelm.model.encoder import TrelmForMaskedLM
 from trelm.model.families import usable_positions
@@ -25,6 +25,7 @@ from trelm.stages import COMBINATION, SCRATCH, START, TRANSFER_LOWER, TRANSFER_U
 from trelm.steps.context import (
     ALIGNMENT,
     CORPUS,
+    DIAGNOSIS,
     EVALUATION,
     EXPORT,
     PLAN,
@@ -34,6 +35,7 @@ from trelm.steps.context import (
     Figures,
     use_all_cores,
 )
+from trelm.steps.initialisation import token_counts
 from trelm.steps.training import STAGE_FOLDERS, final_stage, load_model
 from trelm.training.batches import IGNORED, CrossLingualExamples, pack
 from trelm.vocabulary import single_piece
@@ -59,7 +61,7 @@ def evaluate_models(context: Context, folder: Path, tell: StepProgress) -> Figur
         tell.note(f"{name}: {models[name]['bits_per_character']:.3f} bits per character ({number + 1}/{len(names)})")
     return {
         "models": models,
-        "unigram": {"bits_per_character": _unigram(context, lines)},
+        "unigram": {"bits_per_character": score_unigram(context, lines)["bits_per_character"]},
         "cdlm": _cdlm_losses(context),
         "examples": fill_masks(context, load_model(context, final_stage(context.config)), lines),
     }
@@ -127,17 +129,17 @@ def _task_scores(context: Context, model: TrelmForMaskedLM) -> Figures:
     return {"tasks": scores} if scores else {}
 
 
-def _unigram(context: Context, lines: Sequence[str]) -> float:
-    """The score of a model that knows word frequencies and nothing else: a floor to stand on."""
-    counts = np.bincount(context.tokens("target").values, minlength=len(context.tokenizer))
-    return unigram_bits_per_character(
-        counts,
+def score_unigram(context: Context, lines: Sequence[str]) -> Figures:
+    """The scores of a model that knows the tokens' frequencies and nothing else, with the run's own masks: a floor."""
+    scores = unigram_scores(
+        token_counts(context, "target"),
         context.tokenizer,
         lines,
         mask_rate=context.config.training.mask_rate,
         seed=context.config.seed,
         max_length=_scored_length(context),
     )
+    return scores.as_dict()
 
 
 def _cdlm_losses(context: Context) -> Figures:
@@ -243,17 +245,18 @@ def collect_report(context: Context, steps: Sequence[str]) -> dict[str, Any]:
         "models": evaluation["models"],
         "unigram": evaluation["unigram"],
         "alignment": {key: value for key, value in alignment.items() if key not in ("step", "inputs", "versions")},
-        "word_links": _numbers(done[WORD_LINKS]),
+        "word_links": without_bookkeeping(done[WORD_LINKS]),
         "corpus": {"inputs": done[CORPUS]["read"], "outputs": done[CORPUS]["outputs"]},
-        "vocabulary": _numbers(done[VOCABULARY]),
+        "vocabulary": without_bookkeeping(done[VOCABULARY]),
+        **({"diagnosis": without_bookkeeping(done[DIAGNOSIS])} if DIAGNOSIS in done else {}),
         "steps": {name: _cost(figures) for name, figures in done.items()},
         "curves": curves,
         "cdlm": evaluation["cdlm"],
         "examples": evaluation["examples"],
         "budget": context.config.budget.model_dump(exclude_none=True),
-        "plan": _numbers(done[PLAN]),
+        "plan": without_bookkeeping(done[PLAN]),
         "baseline_rule": done[PLAN]["baseline_rule"],
-        "export": _numbers(done[EXPORT]),
+        "export": without_bookkeeping(done[EXPORT]),
         "seed": context.config.seed,
         "versions": versions(),
         "config": dump_config(context.config),
@@ -266,7 +269,7 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
-def _numbers(figures: Figures) -> Figures:
+def without_bookkeeping(figures: Figures) -> Figures:
     """A manifest without its bookkeeping."""
     return {
         key: value for key, value in figures.items() if key not in ("step", "inputs", "versions", "seed", "seconds")

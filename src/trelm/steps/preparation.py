@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from safetensors.torch import save_file
 from trelm.alignment.adversarial import GameSettings
 from trelm.alignment.choice import align
 from trelm.config import Config, EvaluationConfig
+from trelm.config.sections import AlignmentConfig
 from trelm.corpus.files import expand
 from trelm.corpus.hub import is_hub_name
 from trelm.corpus.preparation import balanced_lines, prepare
@@ -186,37 +188,77 @@ def train_vectors(context: Context, folder: Path, tell: StepProgress) -> Figures
 
 def align_embeddings(context: Context, folder: Path, tell: StepProgress) -> Figures:
     """METHOD section 3: map the subword vectors into the space of the encoder's own table."""
-    settings = context.config.alignment
-    vectors = SubwordVectors.load(context.folder(EMBEDDINGS))
-    rows, source_rows = frequency_order(vectors.counts), _source_order(context, vectors)
-    source_table = context.source.table
-    seeds, weights = linked_pairs(context)
-    parallel, seeds_kept = _renumbered(seeds, rows, source_rows)
+    settings, given = context.config.alignment, alignment_inputs(context)
     result = align(
-        torch.from_numpy(vectors.vectors[rows]),
-        source_table[torch.from_numpy(source_rows)],
+        given.X,
+        given.Y,
         method=settings.method,
-        identical=_renumbered(shared_entries(context.tokenizer, context.source.tokenizer), rows, source_rows)[0],
-        parallel=parallel,
-        parallel_weights=torch.from_numpy(weights)[seeds_kept].log1p(),  # plain counts leave the word to commas
-        settings=_game_settings(context),
+        identical=given.identical,
+        parallel=given.parallel,
+        parallel_weights=given.parallel_weights,
+        settings=game_settings(settings),
+        restarts=settings.restarts,
         refinement_rounds=settings.refinement_rounds,
         refinement_entries=settings.refinement_entries,
         normalisation=settings.normalisation,
+        map_kind=settings.map,
+        prune_links=settings.prune_links,
         seed=context.config.seed,
         on_progress=lambda event: tell.note(_describe(event)),
     )
-    tables = {name: _scattered(image, rows, len(vectors.counts)) for name, image in result.images.items()}
+    tables = {name: scattered(image, given.rows, given.size) for name, image in result.images.items()}
     with atomic_path(folder / "alignment.safetensors") as temporary:
         save_file({"mapping": result.mapping, "mapped": tables[result.method]}, temporary)
-    precision = _translation_precision(context, tables)
+    precision = translation_precision(context, tables)
     return {
         "method": result.method,
+        "reason": result.reason,
         "criterion": result.criterion,
+        "collapsed": result.candidates[result.method]["collapsed"],
+        "map": settings.map,
+        "normalisation": settings.normalisation,
+        "prune_links": settings.prune_links,
         **precision.get(result.method, {}),
         "candidates": {name: {**figures, **precision.get(name, {})} for name, figures in result.candidates.items()},
         "without_alignment": precision.get("none", {}),
     }
+
+
+@dataclass(frozen=True)
+class AlignmentInputs:
+    """What the alignment learns from.
+
+    Attributes:
+        X: [n, d], the subword vectors by falling frequency; rows: int64 [n], the entry of each; size: V.
+        Y: [m, d'], the encoder's table by falling frequency, special tokens left out.
+        identical: int64 [p, 2], places in X and Y of entries spelled alike; parallel: int64 [q, 2], of linked ones,
+            with parallel_weights [q].
+    """
+
+    X: torch.Tensor
+    Y: torch.Tensor
+    rows: NDArray[np.int64]
+    size: int
+    identical: torch.Tensor
+    parallel: torch.Tensor
+    parallel_weights: torch.Tensor
+
+
+def alignment_inputs(context: Context) -> AlignmentInputs:
+    """The tables and the seeds of a run whose vectors and word links are there."""
+    vectors = SubwordVectors.load(context.folder(EMBEDDINGS))
+    rows, source_rows = frequency_order(vectors.counts), _source_order(context, vectors)
+    seeds, weights = linked_pairs(context)
+    parallel, seeds_kept = renumbered(seeds, rows, source_rows)
+    return AlignmentInputs(
+        X=torch.from_numpy(vectors.vectors[rows]),
+        Y=context.source.table[torch.from_numpy(source_rows)],
+        rows=rows,
+        size=len(vectors.counts),
+        identical=renumbered(shared_entries(context.tokenizer, context.source.tokenizer), rows, source_rows)[0],
+        parallel=parallel,
+        parallel_weights=torch.from_numpy(weights)[seeds_kept].log1p(),  # plain counts leave the word to commas
+    )
 
 
 def build_models(context: Context, folder: Path, tell: StepProgress) -> Figures:
@@ -263,8 +305,8 @@ def _row_norms(words: NDArray[np.float32], source_table: NDArray[np.float32]) ->
     }
 
 
-def _game_settings(context: Context) -> GameSettings:
-    settings = context.config.alignment
+def game_settings(settings: AlignmentConfig) -> GameSettings:
+    """The rules of the adversarial game, as the configuration has them."""
     return GameSettings(
         epochs=settings.adversarial_epochs,
         samples=settings.adversarial_samples,
@@ -296,7 +338,7 @@ def _source_order(context: Context, vectors: SubwordVectors) -> NDArray[np.int64
     return order[~np.isin(order, context.source.tokenizer.all_special_ids)]
 
 
-def _renumbered(
+def renumbered(
     pairs: NDArray[np.int64], rows: NDArray[np.int64], source_rows: NDArray[np.int64]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Pairs of rows as pairs of places in the two orders, and which of the pairs have a place in both."""
@@ -309,14 +351,14 @@ def _renumbered(
     return torch.from_numpy(both[kept]), torch.from_numpy(kept)
 
 
-def _scattered(image: torch.Tensor, rows: NDArray[np.int64], size: int) -> torch.Tensor:
+def scattered(image: torch.Tensor, rows: NDArray[np.int64], size: int) -> torch.Tensor:
     """Rows [n, d] put back to their places in a table [V, d]; the others are zero and have no vector."""
     table = torch.zeros(size, image.shape[1])
     table[torch.from_numpy(rows)] = image
     return table
 
 
-def _translation_precision(context: Context, tables: dict[str, torch.Tensor]) -> dict[str, dict[str, Any]]:
+def translation_precision(context: Context, tables: dict[str, torch.Tensor]) -> dict[str, dict[str, Any]]:
     """METHOD section 6: precision@k of each aligned table by the user's dictionary, if there is one."""
     paths = [
         path
@@ -337,6 +379,8 @@ def _translation_precision(context: Context, tables: dict[str, torch.Tensor]) ->
 
 
 def _describe(event: dict[str, Any]) -> str:
+    if "note" in event:
+        return f"{event['method']}, {event['phase']}: {event['note']}"
     numbers = ", ".join(
         f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
         for name, value in event.items()

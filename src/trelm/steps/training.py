@@ -32,7 +32,7 @@ from trelm.stages import (
     stage_flops,
     transfer_stages,
 )
-from trelm.steps.context import HEAD, MODEL, PLAN, WORD_LINKS, Context, Figures, use_all_cores
+from trelm.steps.context import DIAGNOSIS, HEAD, MODEL, PLAN, WORD_LINKS, Context, Figures, use_all_cores
 from trelm.training.trainer import LoopSettings
 from trelm.workspace import atomic_path
 
@@ -304,7 +304,8 @@ def _seconds_of(context: Context, steps: tuple[str, ...]) -> float:
 
 
 def _seconds_of_preparation(context: Context) -> float:
-    return _seconds_of(context, ("corpus", "vocabulary", "tokens", *only_for_transfer(context.config), "model"))
+    names = ("corpus", "vocabulary", "tokens", *only_for_transfer(context.config), "model", DIAGNOSIS)
+    return _seconds_of(context, names)
 
 
 def _baseline_rule(baseline: bool, unit: Unit, extra: float) -> str:

@@ -1,6 +1,6 @@
 """The joint subword vocabulary, of the source tokenizer's own kind (METHOD section 1)."""
 
-from trelm.vocabulary.comparison import shared_entries, special_rows, statistics
+from trelm.vocabulary.comparison import shared_entries, special_rows, statistics, text_statistics
 from trelm.vocabulary.encoding import encode_lines
 from trelm.vocabulary.special import ROLES
 from trelm.vocabulary.training import (
@@ -26,5 +26,6 @@ __all__ = [
     "single_piece",
     "special_rows",
     "statistics",
+    "text_statistics",
     "train_vocabulary",
 ]

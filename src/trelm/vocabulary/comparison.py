@@ -43,18 +43,22 @@ def statistics(
     """Figures of the vocabulary for the report.
 
     Returns:
-        `size`, `shared_entries`, and `languages`: for each language of `sample_lines` its `fertility` (pieces a
-        whitespace word), `characters_per_piece` (for scripts without spaces) and `unknown_rate` (of the pieces); None
-        where the sample is empty.
+        `size`, `shared_entries`, and `languages`: for each language of `sample_lines` its `text_statistics`.
     """
     return {
         "size": len(tokenizer),
         "shared_entries": len(shared_entries(tokenizer, source_tokenizer)),
-        "languages": {name: _sample_statistics(tokenizer, lines) for name, lines in sample_lines.items()},
+        "languages": {name: text_statistics(tokenizer, lines) for name, lines in sample_lines.items()},
     }
 
 
-def _sample_statistics(tokenizer: PreTrainedTokenizerBase, lines: Sequence[str]) -> dict[str, float | None]:
+def text_statistics(tokenizer: PreTrainedTokenizerBase, lines: Sequence[str]) -> dict[str, float | None]:
+    """How a tokenizer cuts text.
+
+    Returns:
+        `fertility` (pieces a whitespace word), `characters_per_piece` (for scripts without spaces) and `unknown_rate`
+        (of the pieces); None where the text is empty.
+    """
     pieces = encode_lines(tokenizer, lines, max_pieces=None)[0].values
     words = [word for line in lines for word in line.split()]
     unknown = 0 if tokenizer.unk_token_id is None else int((pieces == tokenizer.unk_token_id).sum())
