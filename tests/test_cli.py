@@ -186,10 +186,9 @@ def test_diagnose_goes_on_in_a_run_and_stops_before_training(trelm: Terminal, di
     assert not (diagnosed / "plan").exists()
     for shown in ("spelled alike", "linked rows", "random rows", "the source's own", "precision at 1", "3 updates of"):
         assert shown in answer.out, shown
-    warnings = toy_run.report["diagnosis"]["warnings"]
-    assert warnings
+    warnings = [f"warning: {line}" for line in toy_run.report["diagnosis"]["warnings"]] or ["no warnings"]
     again = f"go on with: trelm transfer {diagnosed / 'config.yaml'} --run {diagnosed} --set seed=1"
-    assert answer.out.splitlines()[-1 - len(warnings) :] == [*(f"warning: {line}" for line in warnings), again]
+    assert answer.out.splitlines()[-1 - len(warnings) :] == [*warnings, again]
 
 
 def test_json_of_diagnose_is_what_the_report_holds(trelm: Terminal, diagnosed: Path, toy_run: ToyRun) -> None:
@@ -204,8 +203,15 @@ def test_diagnose_without_a_run_leaves_nothing_and_says_so(
     (toy.parent / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(toy.parent / "temporary"))
     before = sorted(toy.parent.rglob("*"))
-    answer = trelm("diagnose", toy, "--set", "diagnosis.head_updates=0", "--set", "embeddings.copy_shared=false")
+    answer = trelm("diagnose", toy, "--set", "diagnosis.head_updates=0", "--set", "embeddings.initialisation=shared")
     assert answer.code == 0
+    warnings = [line for line in answer.out.splitlines() if line.startswith("warning: ")]
+    assert any(
+        line.endswith(
+            "start at random (expected 5.0 % of the text or less); set embeddings.initialisation to recommended"
+        )
+        for line in warnings
+    )
     assert answer.err.startswith("no --run: what is prepared goes into a temporary folder, which is removed at the end")
     assert "spelled alike" in answer.out
     assert "updates of the head" not in answer.out

@@ -425,3 +425,11 @@ def test_an_override_below_a_plain_value_is_refused(file: Path) -> None:
 
 def test_an_override_of_an_unknown_name_names_the_nearest(file: Path) -> None:
     assert "unknown key 'vocabulary.sise'; did you mean 'size'?" in refusal(file, MINIMAL, ("vocabulary.sise=400",))
+
+
+def test_wechsel_without_a_dictionary_is_refused_before_anything_runs() -> None:
+    embeddings: dict[str, Any] = {"initialisation": "wechsel"}
+    with pytest.raises(ConfigError, match="initialisation 'wechsel' needs a dictionary, found none; name files of"):
+        make_config(minimal(embeddings=embeddings))
+    embeddings["dictionary"] = "words.tsv"
+    assert make_config(minimal(embeddings=embeddings)).embeddings.dictionary == ("words.tsv",)

@@ -69,7 +69,8 @@ def test_relative_paths_are_taken_from_the_folder_of_the_file(tmp_path: Path, mo
         "target: {language: id, text: [id.txt]}\n"
         "parallel: [a.tsv, {source: a.en, target: /abs/a.id}]\n"
         "budget: {updates: 1}\n"
-        "evaluation: [{task: parsing, train: a.conllu, dev: [b.conllu]}]\n",
+        "evaluation: [{task: parsing, train: a.conllu, dev: [b.conllu]}]\n"
+        "embeddings: {dictionary: words.tsv}\n",
         encoding="utf-8",
     )
     config = load_config(Path("configs") / "run.yaml")
@@ -79,6 +80,7 @@ def test_relative_paths_are_taken_from_the_folder_of_the_file(tmp_path: Path, mo
     assert config.target.text == (str(folder / "id.txt"),)
     assert config.parallel == (str(folder / "a.tsv"), TwoFiles(source=str(folder / "a.en"), target="/abs/a.id"))
     assert config.evaluation[0].train == (str(folder / "a.conllu"),)
+    assert config.embeddings.dictionary == (str(folder / "words.tsv"),)
     assert config.evaluation[0].dev == (str(folder / "b.conllu"),)
 
 

@@ -86,6 +86,7 @@ def toy_values(data: Path, model: Path) -> dict[str, Any]:
         ],
         "budget": {"updates": 12},
         "corpus": {"held_out_lines": 20},
+        "head": {"updates": 0},
         "vocabulary": {"size": 400},
         "embeddings": {"epochs": 2, "min_links": 8, "copy_shared": True},
         "alignment": {

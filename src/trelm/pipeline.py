@@ -244,7 +244,7 @@ def describe_inputs(config: Config) -> list[str]:
 
 
 def _input_files(config: Config) -> Iterator[Path]:
-    patterns = [*config.source.text, *config.target.text]
+    patterns = [*config.source.text, *config.target.text, *config.embeddings.dictionary]
     for entry in parallel_sources(config):
         patterns += [entry] if isinstance(entry, str) else entry
     for task in config.evaluation:

@@ -247,7 +247,8 @@ def test_the_whole_is_what_the_report_holds(toy_run: ToyRun, told: dict[str, Any
     assert found == told
     chosen = toy_run.report["alignment"]["candidates"]["parallel"]
     assert found["alignment"] == {"method": "parallel", "collapsed": chosen["collapsed"]}
-    assert (found["initialisation"], found["source_has_head"]) == ("trelm", True)
+    assert found["initialisation"] == toy_run.config().embeddings.initialisation
+    assert found["source_has_head"] is True
     without = diagnosis.diagnose_start(toy_run.context("evaluation=[]", "diagnosis.head_updates=0"), tmp_path, Tell())
     assert without.keys() == found.keys() - {"translation"}
 

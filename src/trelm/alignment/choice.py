@@ -85,12 +85,13 @@ def align(
         X: [n, d] subword vectors, only rows that have one; Y: [m, d'] the encoder's raw table. Both float32 and
             sorted by falling frequency: the criterion and the refinement look at the first rows only.
         method: "adversarial"; "identical", a map fitted to the pairs spelled alike; "parallel", to those and the
-            word links; "none", the identity, not refined; "auto", all that the data allows (adversarial always, the
-            others from `MIN_SEEDS` pairs on), of which the best by `merit` is kept. A fifth of the links is held out
-            to judge; they come from an aligner, not from a person, so nothing here is labelled.
+            word links; "none", the identity, not refined; "auto", all that the data allows (the last two from
+            `MIN_SEEDS` pairs on; the game, which costs minutes, only where every map from pairs collapsed), of which
+            the best by `merit` is kept. A fifth of the links is held out to judge; they come from an aligner, not
+            from a person, so nothing here is labelled.
         identical: int64 [p, 2] and parallel: int64 [q, 2], (row of X, row of Y).
         parallel_weights: [q], not negative; a pair spelled alike weighs 1.
-        restarts: games with other seeds after one that collapsed, at most; for "auto" only where all else did, too.
+        restarts: games with other seeds after one that collapsed, at most.
         map_kind: what is fitted to pairs and in refinement; the game itself is always orthogonal. Images of a map that
             changes lengths are brought to the mean length of the rows of `Y`.
         prune_links: learn from the links only that are each other's most frequent (`mutual_links`).
@@ -160,12 +161,12 @@ class _Runner:
     def run_all(
         self, methods: tuple[str, ...], seeds: dict[str, Seeds], restarts: int
     ) -> dict[str, tuple[Tensor, dict[str, Any]]]:
-        """Each method's map and account; a game is played again only where nothing before it came through."""
+        """Each method's map and account; the game, last, only where nothing before it came through."""
         null = self.null_criterion()
         maps: dict[str, tuple[Tensor, dict[str, Any]]] = {}
         for name in methods:
-            needed = all(account["collapsed"] for _, account in maps.values())
-            maps[name] = self.run(name, seeds[name], null, restarts if needed else 0)
+            if name != "adversarial" or all(account["collapsed"] for _, account in maps.values()):
+                maps[name] = self.run(name, seeds[name], null, restarts)
         return maps
 
     def run(self, method: str, seeds: Seeds, null: float, restarts: int) -> tuple[Tensor, dict[str, Any]]:

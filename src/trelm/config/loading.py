@@ -262,6 +262,9 @@ def _resolve_paths(values: dict[str, Any], base: Path) -> None:
         node = values.get(section)
         if isinstance(node, dict) and "text" in node:
             node["text"] = resolve(node["text"] if isinstance(node["text"], list) else [node["text"]])
+    embeddings = values.get("embeddings")
+    if isinstance(embeddings, dict) and "dictionary" in embeddings:
+        embeddings["dictionary"] = resolve(embeddings["dictionary"])
     source = values.get("source")
     for key in ("model", "tokenizer"):
         if isinstance(source, dict) and isinstance(source.get(key), str) and Path(resolve(source[key])).is_dir():

@@ -142,6 +142,20 @@ class EmbeddingsConfig(Section):
     )
     copy_shared: bool = Field(True, description="entries spelled alike in the source vocabulary take its own vector")
 
+    @field_validator("dictionary", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _wechsel_has_a_dictionary(self) -> EmbeddingsConfig:
+        if self.initialisation == "wechsel" and not self.dictionary:
+            raise ValueError(
+                "initialisation 'wechsel' needs a dictionary, found none; name files of 'source word<TAB>target word' "
+                "under dictionary, or choose another initialisation"
+            )
+        return self
+
 
 class AlignmentConfig(Section):
     """METHOD section 3."""
@@ -166,9 +180,7 @@ class AlignmentConfig(Section):
     criterion_entries: int = Field(10_000, ge=10, description="most frequent entries that the criterion is taken over")
     refinement_rounds: int = Field(5, ge=0, description="rounds of a dictionary and a map fitted to it")
     refinement_entries: int = Field(15_000, ge=10, description="most frequent entries that the dictionary is made of")
-    restarts: int = Field(
-        2, ge=0, description="games with other seeds after one that collapsed, at most; auto: only if all else has, too"
-    )
+    restarts: int = Field(2, ge=0, description="games with other seeds after one that collapsed, at most")
     adversarial_epochs: int = Field(5, ge=1, description="epochs of the game, at most")
     adversarial_samples: int = Field(320_000, ge=1, description="samples an epoch that the mapping is trained on")
     adversarial_batch: int = Field(128, ge=2, description="rows of each table in a step")

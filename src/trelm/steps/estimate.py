@@ -133,7 +133,7 @@ def _preparation_seconds(config: Config, source: TextSize, target: TextSize, pai
         "embeddings": read * config.embeddings.epochs / rates.tokens_in_vectors,
         "alignment": 20.0 + (ADVERSARIAL_SECONDS * games if plays else 0.0),
         "model": 5.0,
-        "diagnosis": 20.0 + config.diagnosis.head_updates * HEAD_BATCH_TOKENS / rates.tokens_fitted,
+        "diagnosis": 12.0 + config.diagnosis.head_updates * HEAD_BATCH_TOKENS / rates.tokens_fitted,
     }
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from trelm.corpus.files import expand
 from trelm.corpus.ragged import Ragged
 from trelm.embeddings import choose_lines
-from trelm.errors import ConfigError
 from trelm.evaluation.translation import read_dictionary
 from trelm.initialisation.focus import focus, overlap
 from trelm.initialisation.mixture import Mixture
@@ -24,16 +23,9 @@ def wechsel_mixture(context: Context) -> Mixture:
     """WECHSEL (Minixhofer et al. 2022): word vectors of both languages, turned into one space by a dictionary.
 
     Raises:
-        ConfigError: there is no dictionary.
         DataError: the dictionary is damaged, or none of its pairs is in the text.
     """
-    patterns = context.config.embeddings.dictionary
-    if not patterns:
-        raise ConfigError(
-            "embeddings.initialisation: 'wechsel' needs a dictionary, found none; give embeddings.dictionary files of "
-            "'source word<TAB>target word', or choose another way"
-        )
-    entries = read_dictionary([path for pattern in patterns for path in expand(pattern)])
+    entries = read_dictionary([path for pattern in context.config.embeddings.dictionary for path in expand(pattern)])
     pairs = [(word, translation) for word, known in entries.items() for translation in sorted(known)]
     lexicons = (frozenset(word for word, _ in pairs), frozenset(translation for _, translation in pairs))
     source, target = (
