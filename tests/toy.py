@@ -88,7 +88,7 @@ def toy_values(data: Path, model: Path) -> dict[str, Any]:
         "corpus": {"held_out_lines": 20},
         "head": {"updates": 0},
         "vocabulary": {"size": 400},
-        "embeddings": {"epochs": 2, "min_links": 8, "copy_shared": True},
+        "embeddings": {"initialisation": "trelm", "epochs": 2, "min_links": 8, "copy_shared": True},
         "alignment": {
             "method": "parallel",
             "refinement_rounds": 1,

@@ -32,14 +32,14 @@ from safetensors.torch import load_file
 from trelm.config import Config, read_run_config
 from trelm.evaluation.intrinsic import masked_text_scores
 from trelm.evaluation.translation import precision_at, read_dictionary
-from trelm.initialisation import Initialisation
+from trelm.initialisation import Initialisation, specials
 from trelm.model.head import SparseMaskedLM, source_masked_lm, with_head
 from trelm.model.source import SourceEncoder
 from trelm.progress import Progress
 from trelm.steps.context import Context, use_all_cores
 from trelm.steps.head import fit_head
 from trelm.steps.head_cache import HEAD_FILE
-from trelm.steps.initialisation import initialise, recommended, source_tables, target_entries
+from trelm.steps.initialisation import initialise, own_frequencies, recommended, source_tables, target_entries
 from trelm.steps.training import shared_settings
 from trelm.training.batches import MaskedExamples, PlannedBatches
 from trelm.training.trainer import train
@@ -48,13 +48,22 @@ from trelm.workspace import Run, read_json, write_json
 
 DRAWN = ("random", "multivariate", "shared")  # their rows are drawn anew for each seed
 ABLATIONS: dict[str, dict[str, Any]] = {
+    "blend-0": {"mapped_share": 0.0},
+    "blend-25": {"mapped_share": 0.25, "blend_copies": "none"},
+    "blend-50": {"mapped_share": 0.5, "blend_copies": "none"},
+    "blend-75": {"mapped_share": 0.75, "blend_copies": "none"},
+    "blend-50-target": {"mapped_share": 0.5, "blend_copies": "target"},
+    "blend-50-all": {"mapped_share": 0.5, "blend_copies": "all"},
+    "blend-75-all": {"mapped_share": 0.75, "blend_copies": "all"},
+    "blend-100-all": {"mapped_share": 1.0, "blend_copies": "all"},
     "recommended-mixed-lengths": {"lengths": 0.0},
     "recommended-mixed-bias": {"own_frequency": False},
     "recommended-no-neighbours": {"neighbours": False},
-    "recommended-bare": {"lengths": 0.0, "own_frequency": False},
+    "blend-0-bare": {"mapped_share": 0.0, "lengths": 0.0, "own_frequency": False},
 }
 ARMS = ("random", "multivariate", "shared", "pieces", "counts", "wechsel", "focus", "trelm", "recommended")
 FRESH = "-fresh-head"  # an arm with this ending starts from a random head
+FREQUENCIES = "-frequencies"  # and one with this from a bias of the target text's frequencies
 HELD_OUT_LINES, EVALUATION_SEED = 500, 1
 BATCH_TOKENS, MAX_LENGTH, LEARNING_RATE, WARMUP_UPDATES = 2048, 128, 5e-4, 20
 
@@ -152,13 +161,17 @@ def make_tables(context: Prepared, arm: str, seed: str) -> None:
 def tables(context: Prepared, arm: str, seed: int) -> Initialisation:
     if arm in ABLATIONS:
         return recommended(context, source_tables(context), **ABLATIONS[arm])
-    settings = {"initialisation": arm}
-    if arm == "trelm":  # the paper's: every row mapped, none copied or mixed
+    settings = {"initialisation": arm.removesuffix(FREQUENCIES)}
+    if arm.startswith("trelm"):  # the paper's: every row mapped, none copied or mixed
         settings |= {"copy_shared": False, "min_links": None}
     embeddings = context.config.embeddings.model_copy(update=settings)
     config: Config = context.config.model_copy(update={"embeddings": embeddings, "seed": seed})
     context.config = config
-    return initialise(context)
+    made = initialise(context)
+    if arm.endswith(FREQUENCIES) and made.bias is not None:
+        copied = specials(context.tokenizer, context.source.tokenizer)
+        made = replace(made, bias=own_frequencies(context, copied, source_tables(context).bias))
+    return made
 
 
 def cell(context: Prepared, arm: str, seed: int, folder: Path, tokens: list[int]) -> dict[str, Any]:

@@ -117,6 +117,20 @@ def test_neighbours_need_the_alignment_where_links_are_few() -> None:
         assert warning.endswith("probably no better than random; give more parallel text")
 
 
+def test_a_table_in_which_few_translations_are_found() -> None:
+    few = {"distinct_precision_at_5": 0.0376, "distinct_queries": 266, "precision_at_5": 0.9, "queries": 268}
+    words = (
+        "in the initial word table the 'zh' translation is among the five nearest entries for only 3.8 % of 266 'en' "
+        "words (expected 10.0 % or more); "
+    )
+    for way in WAYS:
+        todo = "give more parallel text" if way == "recommended" else f"{BETTER}, which starts from word links"
+        expected = [] if way in ("random", "multivariate") else [words + todo]
+        assert told(("translation", few), ("initialisation", way)) == expected
+    for change in ({"distinct_precision_at_5": 0.1}, {"distinct_queries": 49}, {"distinct_precision_at_5": None}):
+        assert told(("translation", {**few, **change})) == []
+
+
 def test_many_rows_at_random() -> None:
     many = ("rows.random", {"entries": 5000, "share_of_entries": 0.25, "share_of_tokens": 0.061, "norm_ratio": 1.0})
     words = (

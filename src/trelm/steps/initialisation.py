@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -79,7 +80,14 @@ MIXTURES: dict[str, Callable[[Context], Mixture]] = {
 
 
 def recommended(
-    context: Context, tables: SourceTables, *, lengths: float = 1.0, own_frequency: bool = True, neighbours: bool = True
+    context: Context,
+    tables: SourceTables,
+    *,
+    lengths: float = 1.0,
+    own_frequency: bool = True,
+    neighbours: bool = True,
+    mapped_share: float = 0.5,
+    blend_copies: Literal["none", "target", "all"] = "target",
 ) -> Initialisation:
     """What was best in `benchmarks/initialisation`: the rows of target entries with `min_links` links from those
     links; entries spelled alike copied; the target's other entries from their neighbours in the aligned space; the
@@ -87,7 +95,9 @@ def recommended(
 
     Args:
         lengths: strength of `rescale`. own_frequency: whether the bias is `frequency_bias`. neighbours: whether the
-            aligned space is asked. The defaults are the recommended ones; the benchmark leaves out one at a time.
+            aligned space is asked. mapped_share: of the mapped subword vector in rows that are no copies. blend_copies:
+            the copies that it has a share in, too: of the target's entries, of all, or none. The defaults are the
+            recommended ones; the benchmark varies one at a time.
     """
     linked, totals = linked_rows(context, context.config.embeddings.min_links or 1), link_totals(context)
     parts = [specials(context.tokenizer, context.source.tokenizer), linked, _shared(context)]
@@ -97,9 +107,26 @@ def recommended(
     made = complete(mixture, tables, context.config.seed)
     if lengths > 0:
         made = _at_source_lengths(context, made, tables, lengths)
+    if mapped_share > 0:
+        made = _blended(context, made, mapped_share, blend_copies)
+        made = _at_source_lengths(context, made, tables, lengths) if lengths > 0 else made
     if own_frequency and tables.bias is not None:
-        made = replace(made, bias=_own_frequencies(context, mixture, tables.bias))
+        made = replace(made, bias=own_frequencies(context, mixture, tables.bias))
     return made
+
+
+def _blended(context: Context, made: Initialisation, share: float, copies: str) -> Initialisation:
+    """Rows with a vector as `(1 - share)` of themselves and `share` of their mapped vector; special tokens stay.
+
+    Mixtures of the same source rows are alike; the vectors of the target's own text tell them apart.
+    """
+    vectors = SubwordVectors.load(context.folder(EMBEDDINGS))
+    mapped = load_file(context.folder(ALIGNMENT) / "alignment.safetensors")["mapped"].numpy()
+    special, copied = (made.provenance == PROVENANCES.index(name) for name in COPIED)
+    blending = {"none": ~copied, "target": ~copied | target_entries(context).numpy(), "all": np.ones_like(copied)}
+    rows = vectors.has_vector & blending[copies] & ~special
+    words = np.where(rows[:, None], (1 - share) * made.words + share * mapped, made.words)
+    return replace(made, words=words.astype(np.float32))
 
 
 def _neighbours(context: Context, tables: SourceTables, linked: Mixture, totals: NDArray[np.float64]) -> Mixture:
@@ -130,7 +157,7 @@ def _at_source_lengths(context: Context, made: Initialisation, tables: SourceTab
     return replace(made, words=at_lengths(made.words, tables.words), outputs=outputs)
 
 
-def _own_frequencies(context: Context, mixture: Mixture, bias: NDArray[np.float32]) -> NDArray[np.float32]:
+def own_frequencies(context: Context, mixture: Mixture, bias: NDArray[np.float32]) -> NDArray[np.float32]:
     """The bias for target-language text, with a tenth of the source-language text so that its entries stay possible."""
     tokenizer = context.source.tokenizer
     lines = sample_lines(context.folder(CORPUS) / "source.txt", FREQUENCY_LINES, seed=1)
