@@ -17,6 +17,7 @@ from trelm.initialisation.mixture import (
     one_hot,
     overlay,
     restricted,
+    through,
 )
 from trelm.initialisation.simple import pieces, shared, specials
 from trelm.initialisation.spread import rescale
@@ -47,4 +48,5 @@ __all__ = [
     "shared",
     "specials",
     "surfaces",
+    "through",
 ]

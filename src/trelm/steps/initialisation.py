@@ -31,6 +31,7 @@ from trelm.initialisation import (
     rescale,
     shared,
     specials,
+    through,
 )
 from trelm.steps.context import ALIGNMENT, CORPUS, EMBEDDINGS, WORD_LINKS, Context
 from trelm.steps.word_vectors import focus_mixture, wechsel_mixture
@@ -91,7 +92,8 @@ def recommended(
 ) -> Initialisation:
     """What was best in `benchmarks/initialisation`: the rows of target entries with `min_links` links from those
     links; entries spelled alike copied; the target's other entries from their neighbours in the aligned space; the
-    mean of the pieces for what is left. Mixtures get the source's lengths, the bias the target's frequencies.
+    mean of the pieces for what is left. Half of a row is then its mapped subword vector. Mixtures get the source's
+    lengths, the bias the target's frequencies.
 
     Args:
         lengths: strength of `rescale`. own_frequency: whether the bias is `frequency_bias`. neighbours: whether the
@@ -105,28 +107,37 @@ def recommended(
         parts.append(_neighbours(context, tables, linked, totals))
     mixture = overlay(*parts, _pieces(context))
     made = complete(mixture, tables, context.config.seed)
-    if lengths > 0:
-        made = _at_source_lengths(context, made, tables, lengths)
+    mixed = ~np.isin(made.provenance, [PROVENANCES.index(name) for name in COPIED])
+    made = _at_source_lengths(context, made, tables, lengths, mixed)
     if mapped_share > 0:
-        made = _blended(context, made, mapped_share, blend_copies)
-        made = _at_source_lengths(context, made, tables, lengths) if lengths > 0 else made
+        made, blended = _blended(context, made, tables, mapped_share, blend_copies)
+        made = _at_source_lengths(context, made, tables, lengths, mixed | blended)
     if own_frequency and tables.bias is not None:
         made = replace(made, bias=own_frequencies(context, mixture, tables.bias))
     return made
 
 
-def _blended(context: Context, made: Initialisation, share: float, copies: str) -> Initialisation:
-    """Rows with a vector as `(1 - share)` of themselves and `share` of their mapped vector; special tokens stay.
+def _blended(
+    context: Context, made: Initialisation, tables: SourceTables, share: float, copies: str
+) -> tuple[Initialisation, NDArray[np.bool_]]:
+    """Rows with a vector as `(1 - share)` of themselves and `share` of their mapped vector; and which these are.
 
-    Mixtures of the same source rows are alike; the vectors of the target's own text tell them apart.
+    Special tokens stay. Mixtures of the same source rows are alike; the vectors of the target's own text tell them
+    apart.
     """
     vectors = SubwordVectors.load(context.folder(EMBEDDINGS))
     mapped = load_file(context.folder(ALIGNMENT) / "alignment.safetensors")["mapped"].numpy()
     special, copied = (made.provenance == PROVENANCES.index(name) for name in COPIED)
     blending = {"none": ~copied, "target": ~copied | target_entries(context).numpy(), "all": np.ones_like(copied)}
     rows = vectors.has_vector & blending[copies] & ~special
-    words = np.where(rows[:, None], (1 - share) * made.words + share * mapped, made.words)
-    return replace(made, words=words.astype(np.float32))
+
+    def blend(own: NDArray[np.float32], image: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.where(rows[:, None], (1 - share) * own + share * image, own).astype(np.float32)
+
+    outputs = made.outputs
+    if outputs is not None and tables.outputs is not None:
+        outputs = blend(outputs, through(mapped, tables.words, tables.outputs))
+    return replace(made, words=blend(made.words, mapped), outputs=outputs), rows
 
 
 def _neighbours(context: Context, tables: SourceTables, linked: Mixture, totals: NDArray[np.float64]) -> Mixture:
@@ -140,9 +151,10 @@ def _neighbours(context: Context, tables: SourceTables, linked: Mixture, totals:
     return image_neighbours(mapped, rows, table, usable)
 
 
-def _at_source_lengths(context: Context, made: Initialisation, tables: SourceTables, strength: float) -> Initialisation:
-    """The tables with the lengths of mixed rows set to those of source rows of like frequency; copies stay."""
-    mixed = ~np.isin(made.provenance, [PROVENANCES.index(name) for name in COPIED])
+def _at_source_lengths(
+    context: Context, made: Initialisation, tables: SourceTables, strength: float, mixed: NDArray[np.bool_]
+) -> Initialisation:
+    """The tables with the lengths of the rows `mixed` (bool [V]) set to those of source rows of like frequency."""
     frequency = token_counts(context, "source") + token_counts(context, "target")
     order = source_order(context, frequency)
     order = order[usable_rows(context)[order]]
