@@ -51,9 +51,8 @@ def test_neighbours_are_of_usable_rows_by_links_or_by_the_alignment(
     assert rows.any()
     assert target_entries(context).numpy()[rows].all()
     # a convex mixture of usable rows lies within their range
-    low, high = (
-        edge(tables.words[: len(usable_rows(context))][usable_rows(context)], axis=0) for edge in (np.min, np.max)
-    )
+    usable = tables.words[: len(usable_rows(context))][usable_rows(context)]
+    low, high = usable.min(axis=0), usable.max(axis=0)
     assert ((made.words[rows] >= low - 1e-5) & (made.words[rows] <= high + 1e-5)).all()
 
 
@@ -107,9 +106,8 @@ def test_the_bias_has_the_frequencies_of_the_targets_text(toy_run: ToyRun) -> No
     vocabularies = (context.tokenizer, context.source.tokenizer)
     mixture = overlay(specials(*vocabularies), linked_rows(context, 8), shared(*vocabularies), pieces(*vocabularies))
     lines = sample_lines(context.folder("corpus") / "source.txt", 10**6, seed=1)
-    of_source = np.bincount(
-        encode_lines(vocabularies[1], lines, max_pieces=None)[0].values, minlength=len(vocabularies[1])
-    )
+    ids = encode_lines(vocabularies[1], lines, max_pieces=None)[0].values
+    of_source = np.bincount(ids, minlength=len(vocabularies[1]))
     mine, theirs = (
         np.bincount(context.tokens(side).values, minlength=len(vocabularies[0])) for side in ("target", "source")
     )
