@@ -57,8 +57,9 @@ def test_neighbours_are_of_usable_rows_by_links_or_by_the_alignment(
 
 
 @pytest.mark.parametrize("copies", ["none", "target", "all"])
-def test_a_share_of_the_mapped_vector(toy_run: ToyRun, copies: str) -> None:
+def test_a_share_of_the_mapped_vector(toy_run: ToyRun, copies: str, monkeypatch: pytest.MonkeyPatch) -> None:
     context = toy_run.context("embeddings.initialisation=recommended")
+    monkeypatch.setattr(initialisation, "_has_collapsed", lambda _: False)
     tables = source_tables(context)
     bare = recommended(context, tables, **BARE)
     made = recommended(context, tables, **{**BARE, "mapped_share": 0.25}, blend_copies=copies)
@@ -72,8 +73,20 @@ def test_a_share_of_the_mapped_vector(toy_run: ToyRun, copies: str) -> None:
     assert 0 < rows.sum() < len(rows)
 
 
-def test_an_output_table_takes_the_vectors_through_its_own_map(toy_run: ToyRun) -> None:
+def test_a_collapsed_alignment_has_no_share(toy_run: ToyRun, monkeypatch: pytest.MonkeyPatch) -> None:
     context = toy_run.context("embeddings.initialisation=recommended")
+    tables = source_tables(context)
+    figures = {"method": "parallel", "candidates": {"parallel": {"collapsed": True}}}
+    monkeypatch.setattr(context, "figures", lambda _: figures)
+    made = recommended(context, tables, **{**BARE, "mapped_share": 0.5})
+    np.testing.assert_array_equal(made.words, recommended(context, tables, **BARE).words)
+
+
+def test_an_output_table_takes_the_vectors_through_its_own_map(
+    toy_run: ToyRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = toy_run.context("embeddings.initialisation=recommended")
+    monkeypatch.setattr(initialisation, "_has_collapsed", lambda _: False)
     tables = source_tables(context)
     doubled = SourceTables(tables.words, 2 * tables.words, tables.bias)
     made = recommended(context, doubled, **{**BARE, "mapped_share": 0.5}, blend_copies="all")

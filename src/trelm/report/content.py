@@ -261,8 +261,9 @@ def _alignment(report: Report) -> Section | None:
     header = ("Method", "Criterion", "Precision@1", "Precision@5", "Seconds", "Collapsed")
     tables = [_number_table("Chosen alignment", chosen)] if chosen else []
     tables += [Table("Methods tried", header, rows)] if rows else []
-    sentence = f"Method: {alignment.method}." if alignment.method else ""
-    return Section("alignment", "Alignment of the embedding spaces", (sentence,) if sentence else (), tuple(tables))
+    sentences = (f"Method: {alignment.method}.",) if alignment.method else ()
+    sentences += (f"Why: {alignment.reason}.",) if alignment.reason else ()
+    return Section("alignment", "Alignment of the embedding spaces", sentences, tuple(tables))
 
 
 def _corpus(report: Report) -> Section | None:

@@ -58,9 +58,10 @@ class Candidate(Part):
 
 
 class Alignment(Part):
-    """The way that was chosen, and all that were tried."""
+    """The way that was chosen, why, and all that were tried."""
 
     method: str | None = None
+    reason: str | None = None
     precision_at_1: float | None = None
     precision_at_5: float | None = None
     chance_at_1: float | None = None

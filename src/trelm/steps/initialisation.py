@@ -92,7 +92,8 @@ def recommended(
 ) -> Initialisation:
     """What was best in `benchmarks/initialisation`: the rows of target entries with `min_links` links from those
     links; entries spelled alike copied; the target's other entries from their neighbours in the aligned space; the
-    mean of the pieces for what is left. Half of a row is then its mapped subword vector. Mixtures get the source's
+    mean of the pieces for what is left. Half of a row is then its mapped subword vector, unless the alignment has
+    collapsed. Mixtures get the source's
     lengths, the bias the target's frequencies.
 
     Args:
@@ -109,12 +110,18 @@ def recommended(
     made = complete(mixture, tables, context.config.seed)
     mixed = ~np.isin(made.provenance, [PROVENANCES.index(name) for name in COPIED])
     made = _at_source_lengths(context, made, tables, lengths, mixed)
-    if mapped_share > 0:
+    if mapped_share > 0 and not _has_collapsed(context):
         made, blended = _blended(context, made, tables, mapped_share, blend_copies)
         made = _at_source_lengths(context, made, tables, lengths, mixed | blended)
     if own_frequency and tables.bias is not None:
         made = replace(made, bias=own_frequencies(context, mixture, tables.bias))
     return made
+
+
+def _has_collapsed(context: Context) -> bool:
+    """Whether the alignment's map is no better than a random one: its images are then noise."""
+    figures = context.figures(ALIGNMENT)
+    return bool(figures["candidates"][figures["method"]]["collapsed"])
 
 
 def _blended(
