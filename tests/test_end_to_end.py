@@ -25,7 +25,8 @@ from trelm.workspace import Run, read_json
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.slow]
 
-STAGE = {"learning_rate": 1.0e-3, "warmup": 0.1}
+# The start is good: at 1e-3 the first sixteen steps of Adam take more from it than they teach.
+STAGE = {"learning_rate": 3.0e-4, "warmup": 0.1}
 # Given the folders where the libraries lie, without the `.pth` files there, of which one leads to trelm.
 STRANGER = """
 import json, sys

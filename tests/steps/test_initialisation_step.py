@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from tests.toy import ToyRun
+from toy import ToyRun
 
 from trelm.corpus.text import sample_lines
 from trelm.embeddings import SubwordVectors
