@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from toy import ToyRun
 
+from toy import ToyRun
 from trelm.corpus.text import sample_lines
 from trelm.embeddings import SubwordVectors
 from trelm.initialisation import PROVENANCES, SourceTables, frequency_bias, overlay, pieces, shared, specials
