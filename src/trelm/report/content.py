@@ -261,7 +261,7 @@ def _alignment(report: Report) -> Section | None:
     header = ("Method", "Criterion", "Precision@1", "Precision@5", "Seconds", "Collapsed")
     tables = [_number_table("Chosen alignment", chosen)] if chosen else []
     tables += [Table("Methods tried", header, rows)] if rows else []
-    sentences = (f"Method: {alignment.method}.",) if alignment.method else ()
+    sentences: tuple[str, ...] = (f"Method: {alignment.method}.",) if alignment.method else ()
     sentences += (f"Why: {alignment.reason}.",) if alignment.reason else ()
     return Section("alignment", "Alignment of the embedding spaces", sentences, tuple(tables))
 
