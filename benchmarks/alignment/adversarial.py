@@ -30,7 +30,7 @@ from published import EPOCHS, STEPS_AN_EPOCH, PublishedGame
 from torch import Tensor
 
 from trelm.alignment.adversarial import NULL_ROUNDS, Game, GameSettings
-from trelm.alignment.choice import AlignmentResult, align
+from trelm.alignment.choice import AlignmentResult
 from trelm.alignment.criterion import best_of, mean_cosine_criterion, null_criterion, refine
 from trelm.alignment.normalisation import Normalised, normalise
 from trelm.alignment.procrustes import nearest_orthogonal
@@ -39,6 +39,7 @@ from trelm.config.sections import AlignmentConfig
 from trelm.steps.context import Context, use_all_cores
 from trelm.steps.preparation import (
     AlignmentInputs,
+    aligned,
     alignment_inputs,
     game_settings,
     scattered,
@@ -79,23 +80,7 @@ class Prepared:
 
     def aligned(self, seed: int, **changes: Any) -> AlignmentResult:
         """As the step does it, but for the changes to its settings."""
-        settings, given = self.settings.model_copy(update=changes), self.inputs
-        return align(
-            given.X,
-            given.Y,
-            method=settings.method,
-            identical=given.identical,
-            parallel=given.parallel,
-            parallel_weights=given.parallel_weights,
-            settings=game_settings(settings),
-            restarts=settings.restarts,
-            refinement_rounds=settings.refinement_rounds,
-            refinement_entries=settings.refinement_entries,
-            normalisation=settings.normalisation,
-            map_kind=settings.map,
-            prune_links=settings.prune_links,
-            seed=seed,
-        )
+        return aligned(self.settings.model_copy(update=changes), self.inputs, seed=seed)
 
 
 # The published schedule and ours

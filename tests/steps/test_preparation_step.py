@@ -276,7 +276,7 @@ def test_source_rows_are_ordered_by_the_frequency_of_their_like(toy_run: ToyRun,
     specials = set(own.all_special_ids)
     rows = {row: -int(counts[pieces[piece]]) if piece in pieces else 0 for piece, row in own.get_vocab().items()}
     expected = sorted((row for row in rows if row not in specials), key=lambda row: (rows[row], row))
-    assert preparation._source_order(context, vectors).tolist() == expected
+    assert initialisation.source_order(context, vectors.counts).tolist() == expected
 
 
 _CONTEXTS: dict[Path, Context] = {}

@@ -133,7 +133,7 @@ def _blended(
     apart.
     """
     vectors = SubwordVectors.load(context.folder(EMBEDDINGS))
-    mapped = load_file(context.folder(ALIGNMENT) / "alignment.safetensors")["mapped"].numpy()
+    mapped = mapped_vectors(context)
     special, copied = (made.provenance == PROVENANCES.index(name) for name in COPIED)
     blending = {"none": ~copied, "target": ~copied | target_entries(context).numpy(), "all": np.ones_like(copied)}
     rows = vectors.has_vector & blending[copies] & ~special
@@ -154,7 +154,7 @@ def _neighbours(context: Context, tables: SourceTables, linked: Mixture, totals:
     usable, table = usable_rows(context), tables.words[: len(context.source.tokenizer)]
     if int((linked.covered & rows).sum()) >= MIN_SEEDS:
         return linked_neighbours(vectors.vectors, rows, linked, totals, table, usable)
-    mapped = load_file(context.folder(ALIGNMENT) / "alignment.safetensors")["mapped"].numpy()
+    mapped = mapped_vectors(context)
     return image_neighbours(mapped, rows, table, usable)
 
 
@@ -220,6 +220,12 @@ def source_order(context: Context, counts: NDArray[np.int64]) -> NDArray[np.int6
     return order[~np.isin(order, context.source.tokenizer.all_special_ids)]
 
 
+def mapped_vectors(context: Context) -> NDArray[np.float32]:
+    """float32 [V, d]: the subword vectors in the space of the encoder's table; zero for entries without one."""
+    mapped: NDArray[np.float32] = load_file(context.folder(ALIGNMENT) / "alignment.safetensors")["mapped"].numpy()
+    return mapped
+
+
 def source_tables(context: Context) -> SourceTables:
     """What the source encoder has for each of its entries."""
     source = context.source
@@ -234,7 +240,7 @@ def source_tables(context: Context) -> SourceTables:
 def _mapped(context: Context, tables: SourceTables) -> Initialisation:
     """METHOD section 4: `X W^T`; before it, rows of well-linked target entries and of entries spelled alike."""
     settings, vectors = context.config.embeddings, SubwordVectors.load(context.folder(EMBEDDINGS))
-    mapped = load_file(context.folder(ALIGNMENT) / "alignment.safetensors")["mapped"].numpy()
+    mapped = mapped_vectors(context)
     mixture = specials(context.tokenizer, context.source.tokenizer)
     if settings.min_links is not None:
         mixture = overlay(mixture, linked_rows(context, settings.min_links))

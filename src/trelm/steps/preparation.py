@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 
 from trelm.alignment.adversarial import GameSettings
-from trelm.alignment.choice import align
+from trelm.alignment.choice import AlignmentResult, Progress, align
 from trelm.config import Config, EvaluationConfig
 from trelm.config.sections import AlignmentConfig
 from trelm.corpus.files import expand
@@ -35,7 +35,7 @@ from trelm.steps.context import (
     Figures,
     parallel_sources,
 )
-from trelm.steps.initialisation import initialise, linked_pairs, target_entries
+from trelm.steps.initialisation import initialise, linked_pairs, source_order, target_entries
 from trelm.vocabulary import (
     default_alphabet_limit,
     encode_lines,
@@ -186,10 +186,11 @@ def train_vectors(context: Context, folder: Path, tell: StepProgress) -> Figures
     }
 
 
-def align_embeddings(context: Context, folder: Path, tell: StepProgress) -> Figures:
-    """METHOD section 3: map the subword vectors into the space of the encoder's own table."""
-    settings, given = context.config.alignment, alignment_inputs(context)
-    result = align(
+def aligned(
+    settings: AlignmentConfig, given: AlignmentInputs, *, seed: int, on_progress: Progress | None = None
+) -> AlignmentResult:
+    """`align` under the configuration's settings."""
+    return align(
         given.X,
         given.Y,
         method=settings.method,
@@ -203,9 +204,15 @@ def align_embeddings(context: Context, folder: Path, tell: StepProgress) -> Figu
         normalisation=settings.normalisation,
         map_kind=settings.map,
         prune_links=settings.prune_links,
-        seed=context.config.seed,
-        on_progress=lambda event: tell.note(_describe(event)),
+        seed=seed,
+        on_progress=on_progress,
     )
+
+
+def align_embeddings(context: Context, folder: Path, tell: StepProgress) -> Figures:
+    """METHOD section 3: map the subword vectors into the space of the encoder's own table."""
+    settings, given = context.config.alignment, alignment_inputs(context)
+    result = aligned(settings, given, seed=context.config.seed, on_progress=lambda event: tell.note(_describe(event)))
     tables = {name: scattered(image, given.rows, given.size) for name, image in result.images.items()}
     with atomic_path(folder / "alignment.safetensors") as temporary:
         save_file({"mapping": result.mapping, "mapped": tables[result.method]}, temporary)
@@ -247,7 +254,7 @@ class AlignmentInputs:
 def alignment_inputs(context: Context) -> AlignmentInputs:
     """The tables and the seeds of a run whose vectors and word links are there."""
     vectors = SubwordVectors.load(context.folder(EMBEDDINGS))
-    rows, source_rows = frequency_order(vectors.counts), _source_order(context, vectors)
+    rows, source_rows = frequency_order(vectors.counts), source_order(context, vectors.counts)
     seeds, weights = linked_pairs(context)
     parallel, seeds_kept = renumbered(seeds, rows, source_rows)
     return AlignmentInputs(
@@ -322,20 +329,6 @@ def game_settings(settings: AlignmentConfig) -> GameSettings:
         csls_neighbours=settings.csls_neighbours,
         criterion_entries=settings.criterion_entries,
     )
-
-
-def _source_order(context: Context, vectors: SubwordVectors) -> NDArray[np.int64]:
-    """Rows of the encoder's table by falling frequency in the joint corpus; special tokens left out.
-
-    An entry's frequency is that of the joint entry spelled alike; the others follow in the order of the table, which
-    subword trainers write by falling frequency.
-    """
-    size = len(context.source.tokenizer)
-    frequency = np.zeros(size, dtype=np.int64)
-    shared = shared_entries(context.tokenizer, context.source.tokenizer)
-    frequency[shared[:, 1]] = vectors.counts[shared[:, 0]]
-    order = np.lexsort((np.arange(size), -frequency))
-    return order[~np.isin(order, context.source.tokenizer.all_special_ids)]
 
 
 def renumbered(
