@@ -45,7 +45,7 @@ from trelm.steps.preparation import (
     scattered,
     translation_precision,
 )
-from trelm.workspace import Run, write_json
+from trelm.workspace import Run, read_json, write_json
 
 NORMALISATIONS = ("none", "unit", "centre-unit", "iterative", "whiten")
 GOAL = ("criterion", "precision_at_1")
@@ -209,20 +209,20 @@ def _comparison(published: dict[str, Any], ours: dict[str, Any]) -> dict[str, An
 
 
 def seeds(prepared: Prepared, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """`adversarial` and `auto` with each seed, and the shares that came through."""
-    restarts, cells = prepared.settings.restarts, []
-    for seed in arguments.seeds:
-        results = {"auto": prepared.aligned(seed, method="auto", restarts=0)}
-        if restarts:
-            results["adversarial"] = prepared.aligned(seed, method="adversarial")
-        cells.append({"seed": seed, **_cell(prepared, results)})
+    """`adversarial` and `auto` with each seed, and the shares that came through; seeds that are there are kept."""
+    restarts = prepared.settings.restarts
+    there = read_json(arguments.out) if arguments.out.exists() else {}
+    cells: list[dict[str, Any]] = there["cells"] if there.get("restarts") == restarts else []
+    for seed in sorted(set(arguments.seeds) - {cell["seed"] for cell in cells}):
+        auto, game = (prepared.aligned(seed, method=method) for method in ("auto", "adversarial"))
+        cells.append({"seed": seed, **_cell(prepared, auto, game)})
         print(cells[-1], flush=True)
         yield {"restarts": restarts, "cells": cells, "summary": _summary(cells)}
+    yield {"restarts": restarts, "cells": cells, "summary": _summary(cells)}
 
 
-def _cell(prepared: Prepared, results: dict[str, AlignmentResult]) -> dict[str, Any]:
-    auto = results["auto"]
-    game = results.get("adversarial", auto)
+def _cell(prepared: Prepared, auto: AlignmentResult, game: AlignmentResult) -> dict[str, Any]:
+    """What `auto` chose (it plays the game only where every map from pairs collapsed), and the game by itself."""
     return {
         "adversarial": {
             **_account(game.candidates["adversarial"]),
