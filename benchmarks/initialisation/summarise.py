@@ -1,4 +1,4 @@
-"""The table of `compare.py`'s results, as Markdown: mean and standard error over the seeds of each arm.
+"""The tables of `compare.py`'s results, as Markdown: mean and standard error over the seeds of each arm.
 
     python benchmarks/initialisation/summarise.py benchmarks/initialisation/results/en-id [--out docs/...md]
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from compare import ARMS
 
 from trelm.workspace import read_json, write_text
 
@@ -33,23 +34,22 @@ def main() -> None:
 
 
 def table(folder: Path) -> str:
-    """One language pair, the best arm first by the loss at the last count that it reached."""
+    """One language pair, its ways and then their variations, the best first by the loss at the last count."""
     arms: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for path in sorted(folder.glob("*-seed*.json")):
         cell = read_json(path)
         arms[cell["arm"]].append(cell)
-    rows = sorted(arms.items(), key=lambda arm: rank(arm[1]))
+    rows = sorted(arms.items(), key=lambda arm: (arm[0] not in ARMS, *rank(arm[1])))
     lines = [f"### {folder.name}", "", HEADINGS, "|" + "---|" * (HEADINGS.count("|") - 1)]
     return "\n".join(lines + [row(name, cells) for name, cells in rows])
 
 
 def rank(cells: list[dict[str, Any]]) -> tuple[float, ...]:
-    """By the loss at 200,000 tokens, which every arm has."""
-    return (mean(loss(cells, "200000")), mean(loss(cells, "0")))
+    return tuple(mean(loss(cells, column)) for column in reversed(COLUMNS))
 
 
 def row(name: str, cells: list[dict[str, Any]]) -> str:
-    first = cells[0]
+    first, named = cells[0], f"**{name}**" if name == "recommended" else name
     last = max(first["scores"], key=int)
     figures = [
         f"{first['translation']['precision_at_1']:.3f}",
@@ -61,7 +61,7 @@ def row(name: str, cells: list[dict[str, Any]]) -> str:
         *(spread(loss(cells, column)) for column in COLUMNS),
         f"{100 * mean([cell['scores'][last]['masked_accuracy'] for cell in cells if last in cell['scores']]):.1f} %",
     ]
-    return f"| {name} | " + " | ".join(figures) + " |"
+    return f"| {named} | " + " | ".join(figures) + " |"
 
 
 def loss(cells: list[dict[str, Any]], column: str) -> list[float]:

@@ -12,11 +12,13 @@ from torch import Tensor
 from trelm.alignment.adversarial import Discriminator, Game, GameResult, GameSettings, play
 from trelm.alignment.criterion import random_orthogonal
 from trelm.alignment.csls import csls_neighbours
+from trelm.alignment.procrustes import orthogonalise
+from trelm.errors import ConfigError
 
 ROWS, WIDTH = 1000, 16
 SETTINGS = GameSettings(
     epochs=8,
-    samples=16_000,
+    samples=8_000,
     batch=64,
     discriminator_width=32,
     discriminator_steps=2,
@@ -97,10 +99,30 @@ def test_collapse_is_seen_between_unrelated_clouds() -> None:
     assert result.collapsed
 
 
+def test_a_game_that_grows_without_bound_is_said() -> None:
+    settings = dataclasses.replace(SETTINGS, epochs=2, samples=2_000, learning_rate=1e4)
+    with pytest.raises(ConfigError, match=r"^alignment.learning_rate: .* found 10000, .* in epoch 1; lower it$"):
+        play(rotated(cloud(0)), cloud(0), settings, seed=3)
+
+
+def test_steps_towards_orthogonality_taken_together_are_the_same_to_first_order() -> None:
+    Y = cloud(0)
+    together = Game(rotated(Y), Y, dataclasses.replace(SETTINGS, beta=0.001), seed=3)
+    assert together.together == 8
+    together.W = one_by_one = torch.randn(WIDTH, WIDTH, generator=torch.Generator().manual_seed(1)) / WIDTH**0.5
+    for _ in range(8):
+        together.mapping_step(0.0)
+    assert not torch.allclose(together.W, one_by_one, atol=1e-3)
+    for _ in range(8):
+        one_by_one = orthogonalise(one_by_one, 0.001)
+    assert torch.allclose(together.W, one_by_one, atol=1e-3)
+    assert Game(Y, Y, dataclasses.replace(SETTINGS, beta=0.01), seed=3).together == 1
+
+
 def test_stops_when_the_criterion_has_not_risen_for_so_many_epochs() -> None:
     g = torch.Generator().manual_seed(1)
     X, Y = torch.randn(ROWS, WIDTH, generator=g), torch.randn(ROWS, WIDTH, generator=g)
-    settings = dataclasses.replace(SETTINGS, epochs=40, samples=128, learning_rate=1e-9, patience=2)
+    settings = dataclasses.replace(SETTINGS, epochs=40, samples=64, learning_rate=1e-9, patience=2)
     result = play(X, Y, settings, seed=3)
     best = max(result.history, key=lambda entry: entry["criterion"])["epoch"]
     assert len(result.history) < 40
@@ -109,7 +131,7 @@ def test_stops_when_the_criterion_has_not_risen_for_so_many_epochs() -> None:
 
 def test_same_seed_same_game_whatever_the_global_state() -> None:
     Y = cloud(0)
-    settings = dataclasses.replace(SETTINGS, epochs=1, samples=1000)
+    settings = dataclasses.replace(SETTINGS, epochs=1, samples=500)
     torch.manual_seed(1)
     first = play(rotated(Y), Y, settings, seed=5)
     torch.manual_seed(2)
@@ -138,7 +160,7 @@ def test_a_game_between_widths_starts_from_the_identity_and_ends_semi_orthogonal
     assert game.W.shape == (into, width)
     kept = torch.cat([X, torch.zeros(ROWS, into)], dim=1)[:, :into]
     assert (X @ game.W.T).equal(kept)
-    W = play(X, Y, dataclasses.replace(SETTINGS, epochs=1, samples=500), seed=3).W
+    W = play(X, Y, dataclasses.replace(SETTINGS, epochs=1, samples=250), seed=3).W
     assert W.shape == (into, width)
     gram = W.T @ W if into > width else W @ W.T
     torch.testing.assert_close(gram, torch.eye(12), atol=1e-5, rtol=0)
@@ -146,7 +168,7 @@ def test_a_game_between_widths_starts_from_the_identity_and_ends_semi_orthogonal
 
 def test_a_given_null_is_not_computed_again() -> None:
     Y = cloud(0)
-    settings = dataclasses.replace(SETTINGS, epochs=1, samples=500)
+    settings = dataclasses.replace(SETTINGS, epochs=1, samples=250)
     own, low = play(rotated(Y), Y, settings, seed=5), play(rotated(Y), Y, settings, seed=5, null=-1.0)
     assert (low.null_criterion, low.collapsed) == (-1.0, False)
     assert low.W.equal(own.W)

@@ -127,6 +127,18 @@ def test_the_game_costs_time_only_where_it_is_played(estimated: Any) -> None:
     assert seconds[1] > seconds[2]
 
 
+def test_the_games_after_a_collapse_are_counted_where_they_are_played(estimated: Any) -> None:
+    changes = {
+        "once": ("alignment.method=adversarial", "alignment.restarts=0"),
+        "thrice": ("alignment.method=adversarial", "alignment.restarts=2"),
+        "auto": ("alignment.method=auto", "alignment.restarts=2"),
+        "none": ("alignment.method=none",),
+    }
+    seconds = {name: estimated(*given)[0]["alignment"]["plain_seconds"] for name, given in changes.items()}
+    assert seconds["thrice"] - seconds["none"] == pytest.approx(3 * (seconds["once"] - seconds["none"]))
+    assert seconds["auto"] == seconds["none"]  # games only where every map from pairs collapsed
+
+
 SMALL = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 2, "intermediate_size": 24}
 SMALL_DISTILBERT = {"dim": 16, "n_heads": 2, "n_layers": 2, "hidden_dim": 24}
 

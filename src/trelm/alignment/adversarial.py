@@ -18,25 +18,29 @@ from torch.nn import functional
 
 from trelm.alignment.criterion import beats_null, best_of, mean_cosine_criterion, null_criterion, refine
 from trelm.alignment.procrustes import nearest_orthogonal, orthogonalise
+from trelm.errors import ConfigError
 
 LEAK = 0.2
 HIDDEN_LAYERS = 2
 GRADIENT_CLIPPING = 1.0
+# Steps of the mapping towards the orthogonal group are taken together, which is the same to first order and cheaper, as
+# long as their beta in all stays small: a great one drives a map that is far off away instead.
+MOST_TOGETHER, GREATEST_BETA = 8, 0.01
 NULL_ROUNDS = 3
 
 
 @dataclass(frozen=True)
 class GameSettings:
-    """How the game is played; METHOD section 3 for the published values."""
+    """How the game is played; `recipes/paper.yaml` has the published values, `benchmarks/alignment` why these."""
 
     epochs: int = 5
-    samples: int = 320_000  # of X and Y together, an epoch, that the mapping steps see
-    batch: int = 128  # rows of X in a step, and as many of Y
-    discriminator_width: int = 2048
-    discriminator_steps: int = 5
+    samples: int = 100_000  # rows of X that the mapping steps of an epoch see
+    batch: int = 32  # rows of X in a step, and as many of Y
+    discriminator_width: int = 256
+    discriminator_steps: int = 2
     dropout: float = 0.1
     smoothing: float = 0.1
-    learning_rate: float = 0.1
+    learning_rate: float = 0.3
     decay: float = 0.98
     beta: float = 0.001
     patience: int = 2
@@ -97,13 +101,14 @@ class Game:
         self.generator = Generator().manual_seed(seed)
         width = Y.shape[1]
         self.W = torch.eye(width, X.shape[1])  # the identity, padded or cut where the widths differ
+        self.mapping_steps = 0
+        self.together = max(1, min(MOST_TOGETHER, int(GREATEST_BETA / max(settings.beta, 1e-9))))
         self.discriminator = Discriminator(width, settings.discriminator_width, settings.dropout, self.generator)
 
     def epoch(self, learning_rate: float) -> dict[str, float]:
         """One epoch at this learning rate of the map; the discriminator's mean loss and accuracy."""
         settings = self.settings
-        # A mapping step of MUSE counts the rows of both sides.
-        steps = math.ceil(settings.samples / (2 * settings.batch))
+        steps = math.ceil(settings.samples / settings.batch)
         loss = accuracy = 0.0
         for _ in range(steps):
             for _ in range(settings.discriminator_steps):
@@ -137,7 +142,10 @@ class Game:
         loss = 0.5 * functional.binary_cross_entropy_with_logits(logits, labels)
         (gradient,) = torch.autograd.grad(loss, W)
         with torch.no_grad():
-            self.W = orthogonalise(W - learning_rate * gradient, self.settings.beta)
+            self.W = W - learning_rate * gradient
+            self.mapping_steps += 1
+            if self.mapping_steps % self.together == 0:
+                self.W = orthogonalise(self.W, self.together * self.settings.beta)
 
     def _draw(self, table: Tensor) -> Tensor:
         return table[torch.randint(len(table), (self.settings.batch,), generator=self.generator)]
@@ -163,6 +171,9 @@ def play(
         seed: of the discriminator's weights, the draws, the dropout and the null maps.
         null: the `null_criterion` of an earlier game on the same tables, so that it is not computed again.
         on_epoch: called with each entry of the history.
+
+    Raises:
+        ConfigError: the map grew without bound.
     """
     entries, k = settings.criterion_entries, settings.csls_neighbours
     game = Game(X, Y, settings, seed)
@@ -171,6 +182,11 @@ def play(
     rate = settings.learning_rate
     for epoch in range(1, settings.epochs + 1):
         measured = game.epoch(rate)
+        if not bool(game.W.isfinite().all()):
+            raise ConfigError(
+                "alignment.learning_rate: expected a rate at which the adversarial game holds, "
+                f"found {rate:g}, at which its map grew without bound in epoch {epoch}; lower it"
+            )
         # Of the orthogonal part: directions that shrink raise the criterion and spoil the map.
         W = nearest_orthogonal(game.W)
         criterion = mean_cosine_criterion(X[:entries] @ W.T, Y, entries=entries, k=k)

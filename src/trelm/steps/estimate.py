@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from trelm.config import Config
+from trelm.config.sections import AlignmentConfig
 from trelm.corpus.parallel import read_pairs
 from trelm.corpus.ragged import Ragged
 from trelm.corpus.text import read_text
@@ -37,7 +38,6 @@ from trelm.steps.training import (
 from trelm.training.batches import Vocabulary
 
 CHARACTERS_A_TOKEN = 4.2
-ADVERSARIAL_SECONDS = 75.0
 MODELS_ON_DISK = 8  # two before training, one a stage and one of the export
 
 
@@ -51,6 +51,8 @@ class PreparationRates:
     cells_linked: float = 1_300_000  # source tokens times target tokens of a pair, both directions, all iterations
     tokens_in_vectors: float = 100_000
     tokens_fitted: float = 1_500  # of a head: the frozen encoder reads them
+    operations_of_a_game: float = 7e10  # floating-point ones
+    steps_of_a_game: float = 1_000  # that cost nothing but their calls
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def estimate(context: Context) -> dict[str, Any]:
     """
     config = context.config
     source, target, pairs = _sizes(config)
-    preparation = _preparation_seconds(config, source, target, pairs)
+    preparation = _preparation_seconds(context, source, target, pairs)
     model, data = _model(context), _random_data(context, target)
     stages = planned_stages(config)
     use_all_cores()
@@ -115,15 +117,13 @@ def _measure_lines(lines: Iterable[str]) -> TextSize:
     return TextSize(count, characters)
 
 
-def _preparation_seconds(config: Config, source: TextSize, target: TextSize, pairs: TextSize) -> dict[str, float]:
+def _preparation_seconds(context: Context, source: TextSize, target: TextSize, pairs: TextSize) -> dict[str, float]:
     """Seconds of each preparation step at typical rates."""
-    rates = PreparationRates()
+    config, rates = context.config, PreparationRates()
     tokens = source.tokens + target.tokens + pairs.tokens
     mean = pairs.tokens / max(2 * pairs.lines, 1)
     cells = pairs.lines * mean * mean
     read = 2 * min(max(source.tokens, target.tokens), config.embeddings.max_tokens or 10**12)
-    games = config.alignment.adversarial_epochs * config.alignment.adversarial_samples / (5 * 320_000)
-    plays = config.alignment.method in ("auto", "adversarial")
     fitted = config.head.updates * config.head.batch_tokens
     return ({"head": fitted / rates.tokens_fitted} if fitted else {}) | {
         "corpus": (source.lines + target.lines + 2 * pairs.lines) / rates.lines_cleaned,
@@ -131,10 +131,25 @@ def _preparation_seconds(config: Config, source: TextSize, target: TextSize, pai
         "tokens": tokens / rates.tokens_encoded,
         "word-links": cells / rates.cells_linked * config.word_links.iterations / 5,
         "embeddings": read * config.embeddings.epochs / rates.tokens_in_vectors,
-        "alignment": 20.0 + (ADVERSARIAL_SECONDS * games if plays else 0.0),
+        "alignment": 20.0
+        + _games(config.alignment) * _game_seconds(config.alignment, context.pretrained.table.shape[1]),
         "model": 5.0,
         "diagnosis": 12.0 + config.diagnosis.head_updates * HEAD_BATCH_TOKENS / rates.tokens_fitted,
     }
+
+
+def _games(alignment: AlignmentConfig) -> int:
+    """How many games are played at most; `auto` plays only where every map from pairs collapsed, which is rare."""
+    return 1 + alignment.restarts if alignment.method == "adversarial" else 0
+
+
+def _game_seconds(alignment: AlignmentConfig, width: int) -> float:
+    """Seconds of one game between tables of this width, by the operations of its two players."""
+    rates, rows, hidden = PreparationRates(), 2 * alignment.adversarial_batch, alignment.discriminator_width
+    operations = 6 * rows * hidden * (width + hidden)  # two for each weight and row, forward, and twice that backward
+    passes = alignment.discriminator_steps + 1  # that of the mapping, on half of the rows, is counted as a whole
+    steps = alignment.adversarial_epochs * alignment.adversarial_samples / alignment.adversarial_batch
+    return steps * passes * (1 / rates.steps_of_a_game + operations / rates.operations_of_a_game)
 
 
 def _model(context: Context) -> TrelmForMaskedLM:
