@@ -234,7 +234,6 @@ def seeds(prepared: Prepared, arguments: argparse.Namespace) -> Iterator[dict[st
         cells.append({"seed": seed, **_cell(prepared, auto, game)})
         print(cells[-1], flush=True)
         yield {"restarts": restarts, "cells": cells, "summary": _summary(cells)}
-    yield {"restarts": restarts, "cells": cells, "summary": _summary(cells)}
 
 
 def _cell(prepared: Prepared, auto: AlignmentResult, game: AlignmentResult) -> dict[str, Any]:

@@ -185,7 +185,7 @@ def play(
         if not bool(game.W.isfinite().all()):
             raise ConfigError(
                 "alignment.learning_rate: expected a rate at which the adversarial game holds, "
-                f"found {rate:g}, at which its map grew without bound in epoch {epoch}; lower it"
+                f"found {settings.learning_rate:g}, at which its map grew without bound in epoch {epoch}; lower it"
             )
         # Of the orthogonal part: directions that shrink raise the criterion and spoil the map.
         W = nearest_orthogonal(game.W)

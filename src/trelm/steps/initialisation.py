@@ -93,8 +93,7 @@ def recommended(
     """What was best in `benchmarks/initialisation`: the rows of target entries with `min_links` links from those
     links; entries spelled alike copied; the target's other entries from their neighbours in the aligned space; the
     mean of the pieces for what is left. Half of a row is then its mapped subword vector, unless the alignment has
-    collapsed. Mixtures get the source's
-    lengths, the bias the target's frequencies.
+    collapsed. Mixtures get the source's lengths, the bias the target's frequencies.
 
     Args:
         lengths: strength of `rescale`. own_frequency: whether the bias is `frequency_bias`. neighbours: whether the
