@@ -34,6 +34,7 @@ ARROWS: dict[str, set[str]] = {
     "training": {"errors", "workspace", "corpus", "cost"},
     "stages": {"errors", "workspace", "corpus", "training", "model", "cost"},
     "evaluation": {"errors", "corpus", "alignment.csls"},
+    "tasks": {"errors", "workspace", "corpus", "evaluation", "training"},
     "report": {"errors", "workspace"},
     "export": {"errors", "workspace", "vocabulary", "model"},
     "demo": {"errors", "config", "workspace", "corpus", "word_links"},
@@ -41,7 +42,11 @@ ARROWS: dict[str, set[str]] = {
     "steps": {
         "initialisation",
         *("errors", "config", "workspace", "progress", "corpus", "vocabulary", "embeddings", "word_links", "alignment"),
-        *("model", "training", "stages", "evaluation", "export", "cost"),
+        *("model", "training", "stages", "evaluation", "tasks", "export", "cost"),
+    },
+    "comparison": {
+        *("errors", "config", "workspace", "progress", "corpus", "vocabulary", "model", "training", "stages"),
+        *("evaluation", "steps"),
     },
     "cli": {"errors", "config", "workspace", "pipeline", "report", "doctor", "demo", "progress"},
 }

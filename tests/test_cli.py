@@ -325,6 +325,26 @@ def test_evaluate_scores_any_encoder(trelm: Terminal, finished: Path, tiny_bert:
     assert f"{source['held out']['bits_per_character']:.3f}" in table
 
 
+def test_evaluate_tunes_and_reads_only_the_sets_of_a_whole_configuration(
+    trelm: Terminal, tiny_bert: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "tags.tsv").write_text("the\tD\nstate\tN\n\npeople\tN\nwork\tV\n\n", encoding="utf-8")
+    files = "train: tags.tsv, dev: tags.tsv, test: tags.tsv"
+    tuning = "fine_tuning: {epochs: 1, seeds: [1, 2], learning_rates: [0.001]}"
+    config = tmp_path / "run.yaml"
+    config.write_text(
+        f"source: {{text: ${{NO_SUCH_VARIABLE}}}}\nevaluation:\n- {{task: tagging, name: tags, {files}, {tuning}}}\n"
+        "- {task: text, test: tags.tsv}\n",
+        encoding="utf-8",
+    )
+    arguments = ("evaluate", tiny_bert, "--tasks", config, "--only", "tags", "--work", tmp_path / "work")
+    scores = json.loads(trelm(*arguments, "--quiet", "--json").out)
+    assert list(scores) == ["tags"]
+    again = trelm(*arguments)
+    assert f"accuracy {100 * scores['tags']['score']:.1f} ± {100 * scores['tags']['spread']:.1f}" in again.out
+    assert "[1/1] tags: done before: " in again.err
+
+
 @pytest.mark.parametrize(
     ("tasks", "message"),
     [

@@ -15,15 +15,15 @@ from trelm.config import Config, load_config, make_config
 from trelm.errors import TrelmError
 
 if TYPE_CHECKING:
-    from trelm.pipeline import diagnose, transfer
+    from trelm.pipeline import compare, diagnose, evaluate, transfer
 
-__all__ = ["Config", "TrelmError", "diagnose", "load_config", "make_config", "transfer"]
+__all__ = ["Config", "TrelmError", "compare", "diagnose", "evaluate", "load_config", "make_config", "transfer"]
 
 _register.when_transformers_is_used()
 
 
 def __getattr__(name: str) -> Any:
     """What is of `trelm.pipeline`, imported when asked for: torch takes seconds to load, `trelm --help` must not."""
-    if name in ("diagnose", "transfer"):
+    if name in ("compare", "diagnose", "evaluate", "transfer"):
         return getattr(importlib.import_module("trelm.pipeline"), name)
     raise AttributeError(f"module 'trelm' has no attribute '{name}'")

@@ -98,6 +98,24 @@ def diagnose(
         typer.echo(f"go on with: {shlex.join(['trelm', 'transfer', str(config), '--run', str(run), *again])}")
 
 
+@app.command()
+def compare(
+    config: ConfigPath,
+    run: Annotated[Path, typer.Option("--run", help="folder of the comparison, made or gone on with")],
+    overrides: Overrides = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """TreLM beside its rivals: same data, equal budgets, several seeds. Run it again to resume; prints the page."""
+    result = _pipeline().compare(load_config(config, overrides or ()), run, quiet=quiet)
+    if as_json:
+        _print_json(result)
+        return
+    typer.echo((run / "comparison.md").read_text(encoding="utf-8").split("\n## ")[0].strip())
+    for path in result["paths"].values():
+        typer.echo(path)
+
+
 @config_commands.command("show")
 def show(
     config: Annotated[Path | None, typer.Argument(help="YAML configuration; the recipe's own defaults without")] = None,
@@ -119,31 +137,30 @@ def check(config: ConfigPath, overrides: Overrides = None) -> None:
 
 @app.command()
 def evaluate(
-    model: Annotated[str, typer.Argument(help="model folder or Hub id: any masked language model")],
-    tasks: Annotated[Path, typer.Option("--tasks", help="YAML list of evaluation sets")],
+    model: Annotated[str, typer.Argument(help="model folder or Hub id: any encoder")],
+    tasks: Annotated[Path, typer.Option("--tasks", help="YAML list of evaluation sets, or a run's configuration")],
+    only: Annotated[str | None, typer.Option("--only", help="this evaluation set alone, by its name")] = None,
+    work: Annotated[Path | None, typer.Option("--work", help="folder of trainings under way; in the cache")] = None,
+    quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Bits per character and masked accuracy of any Hugging Face encoder on your text."""
-    scores = _pipeline().evaluate(model, tasks)
+    """Any Hugging Face encoder on your tasks: tuned where they have training data, else as a masked language model."""
+    scores = _pipeline().evaluate(model, tasks, only=only, work=work, quiet=quiet)
     if as_json:
         _print_json(scores)
         return
-    table = Table("evaluation set", "bits per character", "masked accuracy", "masked loss", "lines")
+    table = Table("evaluation set", "task", "score", "others", "examples")
     for name, values in scores.items():
-        table.add_row(
-            name,
-            f"{values['bits_per_character']:.3f}",
-            f"{100 * values['masked_accuracy']:.1f} %",
-            f"{values['masked_loss']:.3f}",
-            str(values["lines"]),
-        )
+        table.add_row(name, *_score_columns(values))
     Console().print(table)
 
 
 @app.command()
 def report(run: RunFolder) -> None:
-    """Write the report of a finished run again: one HTML page, and Markdown."""
-    for path in _load("trelm.report.page").write_report(run).values():
+    """Write the report of a run or a comparison again: one HTML page, and Markdown."""
+    is_comparison = (run / "comparison.json").exists()
+    pages = _load("trelm.report.comparison_page") if is_comparison else _load("trelm.report.page")
+    for path in (pages.write_comparison if is_comparison else pages.write_report)(run).values():
         typer.echo(str(path))
 
 
@@ -263,6 +280,21 @@ def _print_outcome(result: dict[str, Any], run: Path) -> None:
         )
     Console().print(table)
     typer.echo(f"model: {result['export']['path']}\nreport: {run / 'report.html'}")
+
+
+def _score_columns(values: dict[str, Any]) -> tuple[str, str, str, str]:
+    """Task, main score with its spread over seeds, other scores, and examples."""
+    if "bits_per_character" in values:
+        others = f"masked accuracy {100 * values['masked_accuracy']:.1f} %, masked loss {values['masked_loss']:.3f}"
+        return "text", f"{values['bits_per_character']:.3f} bits per character", others, f"{values['lines']:,}"
+    spread = "" if values["spread"] is None else f" ± {100 * values['spread']:.1f}"
+    others = ", ".join(
+        f"{name.replace('_', ' ')} {100 * score:.1f}"
+        for name, score in values["scores"].items()
+        if name != values["metric"]
+    )
+    main = f"{values['metric'].replace('_', ' ')} {100 * values['score']:.1f}{spread} %"
+    return values["task"], main, others, f"{values['data']['test']['examples']:,}"
 
 
 def _print_diagnosis(figures: dict[str, Any]) -> None:

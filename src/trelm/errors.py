@@ -31,6 +31,10 @@ class BudgetError(TrelmError):
     """The budget is too small for the stages that it has to pay for."""
 
 
+class ComparisonError(TrelmError):
+    """Cells of a comparison could not be done."""
+
+
 class DiskError(TrelmError):
     """The disk is full, or a file cannot be written."""
 

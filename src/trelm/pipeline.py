@@ -9,11 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from trelm.comparison.run import Comparison, read_results, run_comparison, steps_in_all
 from trelm.config import CARD_FILE, Config, dump_card, dump_config, load_tasks, read_run_config
 from trelm.corpus.files import expand
-from trelm.errors import ConfigError, ExportError, did_you_mean
+from trelm.errors import ComparisonError, ConfigError, ExportError, did_you_mean
 from trelm.export import check_before, push
 from trelm.progress import Progress
+from trelm.report.comparison_page import write_comparison
 from trelm.report.page import write_report
 from trelm.report.schema import REPORT
 from trelm.stages import COMBINATION, PLAIN, SCRATCH_STAGE, TRANSFER_LOWER
@@ -48,7 +50,7 @@ from trelm.steps.export import (
     write_export,
 )
 from trelm.steps.head import fit_head
-from trelm.steps.outcome import collect_report, evaluate_models, score_model, versions, without_bookkeeping
+from trelm.steps.outcome import collect_report, evaluate_models, versions, without_bookkeeping
 from trelm.steps.preflight import preflight
 from trelm.steps.preparation import (
     align_embeddings,
@@ -59,6 +61,7 @@ from trelm.steps.preparation import (
     tokenize,
     train_vectors,
 )
+from trelm.steps.tasks import evaluate_model
 from trelm.steps.training import STAGE_FOLDERS, combine_halves, plan_training, planned_stages, train_stage
 from trelm.training.checkpoints import remove_checkpoints
 from trelm.workspace import Run, digest, write_json, write_text
@@ -143,6 +146,38 @@ def diagnose(config: Config, run_folder: Path | str | None = None, *, quiet: boo
     return without_bookkeeping(transfer(config, run_folder, until=DIAGNOSIS, quiet=quiet))
 
 
+def compare(config: Config, run_folder: Path | str, *, quiet: bool = False) -> dict[str, Any]:
+    """TreLM beside its rivals: every arm of `comparison.arms` with every seed, on the same data and the same budget.
+
+    Args:
+        quiet: print no progress.
+
+    Returns:
+        `cells`: what each cell's JSON holds; `failed`: cells that could not be done; `paths`: of the pages.
+
+    Raises:
+        TrelmError: bad input, in one line; or cells that cannot be done, after all others are. What is done stays done.
+    """
+    run, inputs = Run(Path(run_folder)), describe_inputs(config)
+    comparison = Comparison(config, run.folder, inputs)
+    comparison.arms()  # what does not fit is told before anything is written
+    with quiet_transformers():
+        preflight(Context(config, run))
+    with run.lock(), quiet_transformers():
+        run.claim(dump_config(config, card=False) + "".join(f"# input {line}\n" for line in inputs))
+        use_all_cores()
+        with Progress(steps_in_all(comparison), quiet=quiet) as progress:
+            overview = run_comparison(comparison, progress)
+        paths = write_comparison(run.folder)
+    if overview["failed"]:
+        cell, reason = next(iter(overview["failed"].items()))
+        raise ComparisonError(
+            f"{len(overview['failed'])} of the cells could not be done, the first: {cell}: {reason} (all others are; "
+            f"the page is {paths['html']})"
+        )
+    return {"cells": read_results(run.folder), "failed": {}, "paths": {kind: str(path) for kind, path in paths.items()}}
+
+
 def estimate(config: Config) -> dict[str, Any]:
     """What `transfer` would do: steps with their time, memory and disk; see `trelm.steps.estimate`."""
     describe_inputs(config)
@@ -150,10 +185,17 @@ def estimate(config: Config) -> dict[str, Any]:
         return steps_estimate(Context(config, Run(Path("."))))
 
 
-def evaluate(model: str, tasks: Path) -> dict[str, dict[str, Any]]:
-    """Scores of any Hugging Face masked language model on the evaluation sets that a YAML file lists."""
+def evaluate(
+    model: str, tasks: Path, *, only: str | None = None, work: Path | None = None, quiet: bool = True
+) -> dict[str, dict[str, Any]]:
+    """Scores of any Hugging Face encoder on the evaluation sets that a YAML file lists, tuned where they have train.
+
+    Args:
+        only: the name of one set. work: where trainings under way lie; in the cache where None.
+        quiet: print no progress.
+    """
     with quiet_transformers():
-        return score_model(model, load_tasks(tasks))
+        return evaluate_model(model, load_tasks(tasks), only=only, work=work, quiet=quiet)
 
 
 def export(

@@ -21,10 +21,11 @@ from trelm.model.encoder import TrelmForMaskedLM
 from trelm.model.halves import PARTS, Part, freeze_all_but
 from trelm.model.shape import embedding_width, layer_shape
 from trelm.training.batches import IGNORED, CrossLingualExamples, Examples, MaskedExamples, PlannedBatches, Vocabulary
-from trelm.training.trainer import LoopSettings, OnUpdate, Trained, train
+from trelm.training.trainer import AfterUpdate, LoopSettings, OnUpdate, Trained, train
 
 SOURCE, TARGET = 0, 1
 Feed = Literal["source-text", "target-text", "source-to-target", "target-to-source"]
+Unit = Literal["updates", "tokens", "seconds", "flops"]
 
 
 @dataclass(frozen=True)
@@ -122,16 +123,19 @@ class StageData:
         return PlannedBatches(streams, updates=updates, batch_tokens=batch_tokens, seed=seed)
 
 
+DIGITS: dict[Unit, str] = {"updates": "0f", "tokens": "0f", "seconds": "0f", "flops": "2e"}
+
+
 def plan_updates(
     amount: float,
-    unit: Literal["updates", "tokens", "seconds"],
+    unit: Unit,
     shares: Mapping[str, float],
     per_update: Mapping[str, float],
 ) -> dict[str, int]:
     """Updates of each stage: the budget split by the shares, in `unit`, at the measured cost of an update.
 
     Args:
-        per_update: tokens or seconds of one update of each stage (1 where the unit is updates).
+        per_update: tokens, seconds or FLOPs of one update of each stage (1 where the unit is updates).
 
     Raises:
         BudgetError: a stage with a share would not get a single update.
@@ -143,8 +147,8 @@ def plan_updates(
         whole = sum(shares.values())
         least = max(per_update[name] * whole / shares[name] for name in starved)
         raise BudgetError(
-            f"budget: {amount:.0f} {unit} for training are too few: stage '{starved[0]}' would get no update; "
-            f"give training at least {math.ceil(least)} {unit}"
+            f"budget: {amount:.{DIGITS[unit]}} {unit} for training are too few: stage '{starved[0]}' would get no "
+            f"update; give training at least {math.ceil(least):.{DIGITS[unit]}} {unit}"
         )
     return updates
 
@@ -156,8 +160,13 @@ def run_stage(
     settings: LoopSettings,
     folder: Path,
     on_update: OnUpdate | None = None,
+    after_update: AfterUpdate | None = None,
 ) -> Trained:
-    """Train `model` in place, only the parts that the stage trains; resumes from a checkpoint in `folder`."""
+    """Train `model` in place, only the parts that the stage trains; resumes from a checkpoint in `folder`.
+
+    Args:
+        on_update, after_update: as `trelm.training.trainer.train` takes them.
+    """
     freeze_all_but(model, stage.trains)
     model.config.sparse_prediction = True
 
@@ -167,7 +176,7 @@ def run_stage(
     try:
         if len(batches) == 0:
             return Trained(0.0, 0, 0, {"updates": [], "tokens": [], "seconds": [], "loss": []})
-        trained = train(model, batches, settings, folder, on_update, anneal if stage.anneals else None)
+        trained = train(model, batches, settings, folder, on_update, anneal if stage.anneals else None, after_update)
         if stage.anneals:
             model.config.plainness = 1.0  # also where a stage of a single update was resumed after it
         return trained
@@ -213,6 +222,12 @@ def stage_flops(model: TrelmForMaskedLM, stage: Stage, batches: PlannedBatches, 
     return float(np.mean(one)) * len(batches)
 
 
+def flops_per_update(model: TrelmForMaskedLM, stage: Stage, data: StageData, *, batch_tokens: int, seed: int) -> float:
+    """Mean floating-point operations of an update of the stage."""
+    sample = 16
+    return stage_flops(model, stage, data.batches(stage, updates=sample, batch_tokens=batch_tokens, seed=seed)) / sample
+
+
 def _part_flops(model: TrelmForMaskedLM, stage: Stage, part: dict[str, Any]) -> float:
     source = model.config.source
     below, body = model.config.tri_position, source.num_hidden_layers
@@ -220,12 +235,12 @@ def _part_flops(model: TrelmForMaskedLM, stage: Stage, part: dict[str, Any]) -> 
     spoken = part["labels"].shape[1]
     groups = (
         LayerGroup(below, "lower" in stage.trains, rows * read, read),
-        LayerGroup(1, "shared" in stage.trains, rows * spoken, spoken),
+        LayerGroup(int(model.config.has_tri_layer), "shared" in stage.trains, rows * spoken, spoken),
         LayerGroup(body - below, "upper" in stage.trains, rows * spoken, spoken),
     )
     return training_flops(
         groups,
-        layer_shape(model.trelm.tri_layer.layer, source),
+        layer_shape(model.trelm.lower_layers[0], source),
         vocabulary=source.vocab_size,
         labelled=int((part["labels"] != IGNORED).sum()),
         embedding=embedding_width(source),

@@ -438,3 +438,44 @@ def test_new_embeddings_can_be_set() -> None:
     assert model.trelm.backbone.embeddings.word_embeddings is model.get_input_embeddings() is table
     assert model.get_output_embeddings() is decoder
     assert model.head.cls.predictions.bias is decoder.bias
+
+
+@pytest.mark.parametrize("lengths", [[9, 9], [9, 4]])
+@torch.no_grad()
+def test_made_without_a_tri_layer_it_is_the_source_encoder_with_as_many_layers(
+    rough_bert: Path, lengths: list[int], tmp_path: Path
+) -> None:
+    source = load_source(str(rough_bert))
+    config = trelm_config(
+        source.config,
+        vocabulary_size=len(source.table),
+        special_ids={"pad": source.tokenizer.pad_token_id},
+        languages=("en", "id"),
+        has_tri_layer=False,
+    )
+    config.plainness = 1.0  # nor positions in the middle
+    made: Any = transferred_model(config, source, source.table, seed=1)
+    made.save_pretrained(str(tmp_path))
+    model: Any = AutoModel.from_pretrained(str(tmp_path)).eval()
+    inputs = {"input_ids": random_ids(2, 9, below=200), "attention_mask": mask_of(lengths, 9)}
+    found = model(**inputs, output_hidden_states=True)
+    expected = source.backbone.eval()(**inputs, output_hidden_states=True)
+    assert model.config.num_hidden_layers == source.config.num_hidden_layers
+    assert len(found.hidden_states) == len(expected.hidden_states)
+    for state, other in zip(found.hidden_states, expected.hidden_states):
+        assert torch.allclose(state, other, atol=1e-6)
+
+
+@torch.no_grad()
+def test_without_a_tri_layer_the_reordered_states_go_into_the_upper_half() -> None:
+    model = trelm_model(LAYERS, has_tri_layer=False)
+    ids, reversed_order = random_ids(1, 5), torch.tensor([[4, 3, 2, 1, 0]])
+    ordered = model.trelm(
+        ids, ordering=reversed_order, output_mask=torch.ones(1, 5, dtype=torch.long), output_hidden_states=True
+    )
+    plain = model.trelm(ids, output_hidden_states=True)
+    middle = plain.hidden_states[MIDDLE]
+    arranged = model.trelm._arrange(middle.flip(1), None, None, None)
+    expected = model.trelm._run(model.trelm.upper_layers, arranged, None)[-1]
+    assert torch.allclose(ordered.hidden_states[MIDDLE], middle)
+    assert torch.allclose(ordered.last_hidden_state, expected, atol=1e-5)

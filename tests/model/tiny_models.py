@@ -34,10 +34,14 @@ def bert_config(layers: int = 4, **changes: Any) -> BertConfig:
     return BertConfig(**(settings | changes))
 
 
-def trelm_model(layers: int = 4, *, rough: bool = True, **changes: Any) -> Any:
+def trelm_model(layers: int = 4, *, rough: bool = True, has_tri_layer: bool = True, **changes: Any) -> Any:
     """A TreLM model in evaluation mode; a rough one has no weight that is zero, not even in its null state."""
     config = trelm_config(
-        bert_config(layers, **changes), vocabulary_size=VOCABULARY, special_ids={"pad": PAD}, languages=("en", "id")
+        bert_config(layers, **changes),
+        vocabulary_size=VOCABULARY,
+        special_ids={"pad": PAD},
+        languages=("en", "id"),
+        has_tri_layer=has_tri_layer,
     )
     model: Any = scratch_model(config, seed=3)
     if rough:

@@ -10,10 +10,11 @@ import pytest
 import yaml
 
 from trelm.errors import RunFolderError
-from trelm.report.content import diagnosis_section, flatten, number, sections, share, verdict
+from trelm.report.content import diagnosis_section, sections, verdict
 from trelm.report.figures import SCRATCH_COLOUR, figures
 from trelm.report.markdown import escape
 from trelm.report.page import write_report
+from trelm.report.parts import flatten, number, share
 from trelm.report.schema import Diagnosis, Report, read_report
 
 HOSTILE = "<script>alert('x')</script> & \"quotes\" | `ticks`"
@@ -26,6 +27,10 @@ def curve(tokens: list[float], loss: list[float | None], **more: Any) -> dict[st
 
 @pytest.fixture
 def values() -> dict[str, Any]:
+    return report_values()
+
+
+def report_values() -> dict[str, Any]:
     held_out = {"tokens": [100, 200], "seconds": [1, 2], "bits_per_character": [3.0, 2.0]}
     return {
         "title": "English to xx",

@@ -1,5 +1,7 @@
 """The whole configuration: one frozen, typed tree, read from a YAML file over a recipe. Imports no torch."""
 
+from trelm.config.comparison import ARM_NAMES, ArmName, ComparisonConfig
+from trelm.config.evaluation import EvaluationConfig, FineTuningConfig, TasksConfig
 from trelm.config.loading import (
     CARD_FILE,
     RECIPES,
@@ -13,16 +15,22 @@ from trelm.config.loading import (
     read_yaml,
     recipe_values,
 )
-from trelm.config.sections import CardConfig, Config, EvaluationConfig, Section, StageConfig, TwoFiles
+from trelm.config.section import Section
+from trelm.config.sections import CardConfig, Config, StageConfig, TwoFiles
 
 __all__ = [
+    "ARM_NAMES",
     "CARD_FILE",
     "RECIPES",
+    "ArmName",
     "CardConfig",
+    "ComparisonConfig",
     "Config",
     "EvaluationConfig",
+    "FineTuningConfig",
     "Section",
     "StageConfig",
+    "TasksConfig",
     "TwoFiles",
     "dump_card",
     "dump_config",

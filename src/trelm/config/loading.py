@@ -14,7 +14,9 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from trelm.config.sections import ONE_NAME, TWO_FILES, Config, EvaluationConfig, Section, TasksConfig
+from trelm.config.evaluation import EvaluationConfig, TasksConfig
+from trelm.config.section import Section
+from trelm.config.sections import ONE_NAME, TWO_FILES, Config
 from trelm.errors import ConfigError, did_you_mean
 
 RECIPES = ("recommended", "paper", "quick")
@@ -35,10 +37,14 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
 def load_tasks(path: Path) -> tuple[EvaluationConfig, ...]:
     """The evaluation sets that a YAML file lists under `evaluation`, paths resolved against the file's folder.
 
+    Of a run's whole configuration, nothing else is read.
+
     Raises:
         ConfigError: no such file, not YAML, unknown key, or no evaluation set.
     """
     values = read_yaml(path)
+    if values.keys() & (Config.model_fields.keys() - TasksConfig.model_fields.keys()):
+        values = {"evaluation": values.get("evaluation", [])}
     _expand_variables(values, str(path))
     _resolve_paths(values, path.parent)
     try:

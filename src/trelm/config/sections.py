@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
-
-class Section(BaseModel):
-    """A frozen mapping that refuses unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+from trelm.config.comparison import ComparisonConfig
+from trelm.config.evaluation import EvaluationConfig, require_distinct
+from trelm.config.section import Section
 
 
 class SourceConfig(Section):
@@ -46,41 +44,20 @@ TWO_FILES, ONE_NAME = "(two files)", "(one name)"
 PairSource = Annotated[Annotated[str, Tag(ONE_NAME)] | Annotated[TwoFiles, Tag(TWO_FILES)], Discriminator(_pair_kind)]
 
 
-class EvaluationConfig(Section):
-    """One evaluation set; the sentences in dev and test of text and parsing sets are removed from the training text."""
-
-    task: Literal["translation", "parsing", "text"] = Field(
-        description="translation: dictionary 'source<TAB>target' for precision@k of the aligned table; "
-        "parsing: CoNLL-U, whose sentences are scored as text; text: text in the target language"
-    )
-    name: str | None = Field(None, description="name in the report; the task's name where absent")
-    train: tuple[str, ...] = Field((), description="files that the task's own model trains on")
-    dev: tuple[str, ...] = Field((), description="files that it is chosen on")
-    test: tuple[str, ...] = Field((), description="files that it is scored on")
-
-    @property
-    def label(self) -> str:
-        """The set's name in reports."""
-        return self.name or self.task
-
-    @field_validator("train", "dev", "test", mode="before")
-    @classmethod
-    def _one_or_many(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
-
-
 class BudgetConfig(Section):
-    """What the run may cost. Exactly one of the three."""
+    """What the run may cost, or each cell of a comparison. Exactly one of the four."""
 
     minutes: float | None = Field(None, gt=0, description="wall-clock time of the whole command, baseline included")
     tokens: int | None = Field(None, gt=0, description="tokens that each model trains on, padding not counted")
     updates: int | None = Field(None, gt=0, description="optimiser updates of each model")
+    flops: float | None = Field(None, gt=0, description="floating-point operations of each model's training")
 
     @model_validator(mode="after")
     def _exactly_one(self) -> BudgetConfig:
-        given = [name for name in ("minutes", "tokens", "updates") if getattr(self, name) is not None]
+        names = ("minutes", "tokens", "updates", "flops")
+        given = [name for name in names if getattr(self, name) is not None]
         if len(given) != 1:
-            raise ValueError(f"give exactly one of minutes, tokens, updates (given: {', '.join(given) or 'none'})")
+            raise ValueError(f"give exactly one of {', '.join(names)} (given: {', '.join(given) or 'none'})")
         return self
 
 
@@ -298,29 +275,12 @@ class Config(Section):
     diagnosis: DiagnosisConfig = DiagnosisConfig()
     training: TrainingConfig = TrainingConfig()
     baseline: BaselineConfig = BaselineConfig()
+    comparison: ComparisonConfig = ComparisonConfig()
     card: CardConfig = CardConfig()
 
     @model_validator(mode="after")
     def _two_languages(self) -> Config:
         if self.source.language == self.target.language:
             raise ValueError(f"source.language and target.language are both '{self.source.language}'")
-        _require_distinct(self.evaluation)
-        return self
-
-
-def _require_distinct(tasks: tuple[EvaluationConfig, ...]) -> None:
-    labels = [task.label for task in tasks]
-    twice = [label for label in labels if labels.count(label) > 1]
-    if twice:
-        raise ValueError(f"two evaluation sets are called '{twice[0]}'; give each its own name")
-
-
-class TasksConfig(Section):
-    """A file of evaluation sets."""
-
-    evaluation: tuple[EvaluationConfig, ...] = ()
-
-    @model_validator(mode="after")
-    def _distinct(self) -> TasksConfig:
-        _require_distinct(self.evaluation)
+        require_distinct(self.evaluation)
         return self

@@ -18,6 +18,7 @@ class TrelmConfig(PreTrainedConfig):
         languages: codes of the two languages; a language id is an index into them.
         default_language: language id that is meant where none is given: the target's.
         tri_position: body layers below the TRILayer, `m = N // 2`.
+        has_tri_layer: without it the reordered states go straight into the upper half: N layers, for comparisons.
         sparse_prediction: with labels, compute logits only where a label is; the output's logits are then
             `(labelled positions, vocabulary)`.
         plainness: from 0 to 1, how much is taken away of what a plain model cannot hold: the position input of the
@@ -34,6 +35,7 @@ class TrelmConfig(PreTrainedConfig):
     languages: list[str] | tuple[str, ...] = ("source", "target")
     default_language: int = 1
     tri_position: int = 3
+    has_tri_layer: bool = True
     sparse_prediction: bool = False
     plainness: float = 0.0
     vocab_size: int | None = None
@@ -52,7 +54,7 @@ class TrelmConfig(PreTrainedConfig):
             # what tools for Hugging Face encoders look for is the source's; the TRILayer is one more layer
             self.vocab_size = source.vocab_size
             self.hidden_size = source.hidden_size
-            self.num_hidden_layers = source.num_hidden_layers + 1
+            self.num_hidden_layers = source.num_hidden_layers + self.has_tri_layer
             self.num_attention_heads = source.num_attention_heads
             self.max_position_embeddings = self.max_position_embeddings or source.max_position_embeddings
             self.initializer_range = source.initializer_range

@@ -10,8 +10,8 @@ from torch.nn import functional
 from transformers import AutoModel, AutoModelForMaskedLM, PreTrainedModel, initialization
 from transformers.modeling_outputs import BaseModelOutputWithPooling, MaskedLMOutput
 
+from trelm.model import families  # as a module: whoever imports families first gets here half-way through
 from trelm.model.configuration import TrelmConfig
-from trelm.model.families import family_of
 from trelm.model.tri_layer import TriLayer
 
 IGNORED = -100
@@ -66,9 +66,10 @@ class TrelmModel(TrelmPreTrainedModel):
     def __init__(self, config: TrelmConfig) -> None:
         super().__init__(config)
         source: Any = config.source
-        self.family = family_of(source)
+        self.family = families.family_of(source)
         self.backbone: Any = self.family.backbone(source)
-        self.tri_layer = TriLayer(self.family.new_tri_layer(source, config.tri_position), source.hidden_size)
+        layer = self.family.new_tri_layer(source, config.tri_position) if config.has_tri_layer else None
+        self.tri_layer = TriLayer(layer, source.hidden_size)
         width = self.get_input_embeddings().embedding_dim
         self.language_embeddings = LanguageEmbeddings(len(config.languages), width)
         self._words_are_tied = source.tie_word_embeddings or self.family.decoder_at(source) is None
@@ -190,8 +191,8 @@ class TrelmModel(TrelmPreTrainedModel):
         states += self._run(self.lower_layers, states[0], below)
         arranged = self._arrange(states[-1], ordering, output_mask, output_language)
         above = below if ordering is None else self.family.prepare(self.backbone, arranged, output_mask)
-        states.append(self.tri_layer(arranged, above, self.family.run_layer))
-        states += self._run(self.upper_layers, states[-1], above)
+        ordered = self.tri_layer(arranged, above, self.family.run_layer)
+        states += [ordered] * self.config.has_tri_layer + self._run(self.upper_layers, ordered, above)
         states[-1] = self.family.finish(self.backbone, states[-1])
         pooler = getattr(self.backbone, "pooler", None)
         output = BaseModelOutputWithPooling(
@@ -207,7 +208,7 @@ class TrelmForMaskedLM(TrelmPreTrainedModel):
 
     def __init__(self, config: TrelmConfig) -> None:
         super().__init__(config)
-        self._tied_weights_keys = family_of(config.source).tied(config.source)
+        self._tied_weights_keys = families.family_of(config.source).tied(config.source)
         self.trelm = TrelmModel(config)
         self.head: Any = nn.ModuleDict(self.trelm.family.new_head(config.source))
         self.post_init()  # type: ignore[no-untyped-call]

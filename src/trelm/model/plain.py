@@ -60,9 +60,10 @@ def trained_away(model: TrelmModel) -> list[str]:
 
 
 def plain_config(model: TrelmForMaskedLM) -> PreTrainedConfig:
-    """The configuration of the plain model: the source's with one layer more."""
-    config: PreTrainedConfig = model.trelm.family.longer_config(model.config.source, model.config.tri_position)
-    return config
+    """The configuration of the plain model: the source's, with one layer more where there is a TRILayer."""
+    source: PreTrainedConfig = copy.deepcopy(model.config.source)
+    longer: PreTrainedConfig = model.trelm.family.longer_config(source, model.config.tri_position)
+    return longer if model.config.has_tri_layer else source
 
 
 def plain_weights(model: TrelmForMaskedLM, language: int | None = None) -> dict[str, Tensor]:
@@ -83,10 +84,11 @@ def plain_weights(model: TrelmForMaskedLM, language: int | None = None) -> dict[
     weights = _folded(model, model.config.default_language if language is None else language)
     place = re.escape(f"{BACKBONE}{trelm.family.layers_at}.")
     above = model.config.tri_position
+    more = int(model.config.has_tri_layer)
 
     def number(match: re.Match[str]) -> str:
         layer = int(match[2])
-        return f"{match[1]}{layer + (layer >= above)}."
+        return f"{match[1]}{layer + more * (layer >= above)}."
 
     plain = {}
     for name, weight in weights.items():

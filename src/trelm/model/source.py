@@ -250,6 +250,7 @@ def trelm_config(
     languages: tuple[str, str],
     hidden_dropout: float | None = None,
     attention_dropout: float | None = None,
+    has_tri_layer: bool = True,
 ) -> TrelmConfig:
     """The configuration of a TreLM model around a source encoder.
 
@@ -279,6 +280,7 @@ def trelm_config(
         source=inner,
         languages=list(languages),
         tri_position=inner.num_hidden_layers // 2,
+        has_tri_layer=has_tri_layer,
         max_position_embeddings=usable_positions(source),
     )
 
@@ -339,7 +341,7 @@ def transferred_model(
     output: Tensor | None = None,
     bias: Tensor | None = None,
 ) -> TrelmForMaskedLM:
-    """METHOD section 4: the source encoder around a new word table, with a TRILayer copied from layer m.
+    """METHOD section 4: the source encoder around a new word table, with a TRILayer, if any, copied from layer m.
 
     Args:
         table: (V, d), the rows of the joint vocabulary. output: (V, d), those of the output layer, where it is not
@@ -356,9 +358,10 @@ def transferred_model(
         if output is not None:
             decoder: Any = model.get_output_embeddings()
             decoder.weight.copy_(output)
-    below = model.trelm.lower_layers[-1]
+    layer = model.trelm.tri_layer.layer
     # what the layer has and the one below lacks (the first normalisation of ModernBERT) stays as it was initialised
-    model.trelm.tri_layer.layer.load_state_dict(below.state_dict(), strict=False)
+    if layer is not None:
+        layer.load_state_dict(model.trelm.lower_layers[-1].state_dict(), strict=False)
     if source.has_head:
         transform = {name: value for name, value in source.head.items() if not _is_of_vocabulary(value, source.config)}
         model.head.load_state_dict(transform, strict=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -30,11 +31,11 @@ class TriLayer(nn.Module):
     """z_j = h_{a(j)} + lang[l_out] + pos[j], and one layer of the encoder's own kind on it.
 
     Args:
-        layer: a layer of the encoder's kind.
+        layer: a layer of the encoder's kind; None: states are reordered and go on as they are.
         hidden_size: h.
     """
 
-    def __init__(self, layer: nn.Module, hidden_size: int) -> None:
+    def __init__(self, layer: nn.Module | None, hidden_size: int) -> None:
         super().__init__()
         self.layer = layer
         self.null_state = nn.Parameter(torch.zeros(hidden_size))
@@ -51,7 +52,6 @@ class TriLayer(nn.Module):
         arranged = arranged + language.unsqueeze(1)
         return arranged if positions is None else arranged + positions
 
-    def forward(self, arranged: Tensor, mask: Any, run_layer: Any) -> Tensor:
+    def forward(self, arranged: Tensor, mask: Any, run_layer: Callable[[nn.Module, Tensor, Any], Tensor]) -> Tensor:
         """(B, T, h) -> (B, T, h); `run_layer` and `mask` are the family's."""
-        output: Tensor = run_layer(self.layer, arranged, mask)
-        return output
+        return arranged if self.layer is None else run_layer(self.layer, arranged, mask)

@@ -4,38 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
+from trelm.report.parts import MISSING, Section, Table, flatten, humanise, number, number_table, share
 from trelm.report.schema import CorpusInput, Diagnosis, Example, Report, Rows, Scores
 
-MISSING = "–"
 HARDLY = 0.01
 """Relative difference of bits per character below which one run cannot tell two models apart."""
 
-SHARES = ("precision_at", "distinct_precision_at", "chance_at", "share_")
 STEP_COLUMNS = {"seconds": "Seconds", "tokens": "Tokens", "flops": "FLOPs", "updates": "Updates"}
-
-
-@dataclass(frozen=True)
-class Table:
-    """Cells as text; the first column names the row, the others are figures unless `prose` is set."""
-
-    caption: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    prose: bool = False
-
-
-@dataclass(frozen=True)
-class Section:
-    """A heading with sentences, tables and the names of figures (`figures.py`)."""
-
-    identifier: str
-    title: str
-    paragraphs: tuple[str, ...] = ()
-    tables: tuple[Table, ...] = ()
-    figures: tuple[str, ...] = field(default=())
 
 
 def verdict(report: Report) -> str:
@@ -149,8 +126,7 @@ def _examples(report: Report) -> Section | None:
         return None
     known = any(example.truth is not None for example in report.examples)
     rows = tuple(
-        (example.text, *((example.truth or MISSING,) if known else ()), _guesses(example))
-        for example in report.examples
+        (example.text, *((example.truth or MISSING,) if known else ()), guesses(example)) for example in report.examples
     )
     header = ("Text", *(("In the text",) if known else ()), "Guesses, best first")
     return Section(
@@ -158,7 +134,8 @@ def _examples(report: Report) -> Section | None:
     )
 
 
-def _guesses(example: Example) -> str:
+def guesses(example: Example) -> str:
+    """The guesses for a mask in one line, best first."""
     return ", ".join(f"{guess.token} ({share(guess.score)})" for guess in example.predictions) or MISSING
 
 
@@ -223,7 +200,7 @@ def _initial_translation(diagnosis: Diagnosis) -> Table | None:
     keys = ("precision_at_1", "precision_at_5", "distinct_precision_at_1", "distinct_precision_at_5", "chance_at_1")
     found = diagnosis.translation or {}
     chosen = {key: found[key] for key in (*keys, "queries") if found.get(key) is not None}
-    return _number_table("Word translation by the initial table", chosen) if chosen else None
+    return number_table("Word translation by the initial table", chosen) if chosen else None
 
 
 def _start(diagnosis: Diagnosis) -> Table:
@@ -259,7 +236,7 @@ def _alignment(report: Report) -> Section | None:
         for name, candidate in alignment.candidates.items()
     )
     header = ("Method", "Criterion", "Precision@1", "Precision@5", "Seconds", "Collapsed")
-    tables = [_number_table("Chosen alignment", chosen)] if chosen else []
+    tables = [number_table("Chosen alignment", chosen)] if chosen else []
     tables += [Table("Methods tried", header, rows)] if rows else []
     sentences: tuple[str, ...] = (f"Method: {alignment.method}.",) if alignment.method else ()
     sentences += (f"Why: {alignment.reason}.",) if alignment.reason else ()
@@ -274,7 +251,7 @@ def _corpus(report: Report) -> Section | None:
         rows = tuple(_input_row(name, counts) for name, counts in report.corpus.inputs.items())
         tables.append(Table("Inputs, in lines", ("Input", "Read", "Kept", "Dropped", "Reasons"), rows))
     if report.corpus.outputs:
-        tables.append(_number_table("Outputs", report.corpus.outputs))
+        tables.append(number_table("Outputs", report.corpus.outputs))
     return Section("corpus", "Corpus", (), tuple(tables)) if tables else None
 
 
@@ -302,66 +279,14 @@ def _setting(report: Report) -> Section | None:
     values |= {f"budget: {key}": value for key, value in flatten(report.budget or {}).items()}
     values |= {f"export: {key}": value for key, value in flatten(report.export or {}).items()}
     values |= {f"version of {key}": str(value) for key, value in (report.versions or {}).items()}
-    tables = (_number_table("Setting", values),) if values else ()
-    return Section("setting", "Seed, versions, configuration", (), tables) if tables or report.config else None
+    tables = (number_table("Setting", values),) if values else ()
+    folded = "Show seed, versions and configuration"
+    found = bool(tables or report.config)
+    return Section("setting", "Seed, versions, configuration", (), tables, folded=folded) if found else None
 
 
 def _numbers(identifier: str, title: str, values: Mapping[str, Any] | None) -> Section | None:
-    return Section(identifier, title, (), (_number_table(title, values),)) if values else None
-
-
-def _number_table(caption: str, values: Mapping[str, Any]) -> Table:
-    rows = tuple((humanise(name), _cell(name, value)) for name, value in flatten(values).items())
-    return Table(caption, ("Figure", "Value"), rows)
-
-
-def _cell(name: str, value: Any) -> str:
-    return share(value) if name.startswith(SHARES) else number(value)
-
-
-def flatten(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested mappings as one, their keys joined by a space; a list of numbers is one text; nulls are left out."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= {f"{name} {inner}": deep for inner, deep in flatten(value).items()}
-        elif isinstance(value, (list, tuple)):
-            flat[name] = ", ".join(number(item) for item in value)
-        elif value is not None:
-            flat[name] = value
-    return flat
-
-
-def humanise(name: str) -> str:
-    """A key as words."""
-    return name.replace("_", " ")
-
-
-def number(value: Any) -> str:
-    """A figure as text: whole numbers with separators, others with four digits, huge ones as a power of ten."""
-    if value is None or (isinstance(value, float) and not math.isfinite(value)):
-        return MISSING
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if not isinstance(value, (int, float)):
-        return str(value)
-    if abs(value) >= 1e12 or 0 < abs(value) < 1e-4:
-        return _power_of_ten(value)
-    if value == round(value) or abs(value) >= 10_000:
-        return f"{round(value):,}"
-    return f"{value:.{max(0, 3 - math.floor(math.log10(abs(value))))}f}" if abs(value) >= 1 else f"{value:.4f}"
-
-
-def _power_of_ten(value: float) -> str:
-    mantissa, _, exponent = f"{value:.2e}".partition("e")
-    return f"{mantissa} × 10" + str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
-
-
-def share(value: float | None) -> str:
-    """A share between 0 and 1 as a percentage."""
-    if value is None or not math.isfinite(value):
-        return MISSING
-    return f"{100 * value:.2g} %" if 0 < abs(value) < 0.001 else f"{100 * value:.1f} %"
+    return Section(identifier, title, (), (number_table(title, values),)) if values else None
 
 
 def _first(values: Iterable[float | None]) -> float | None:

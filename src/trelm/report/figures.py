@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from trelm.report.schema import Curve, Report
@@ -12,14 +12,16 @@ Column = list[float | None]
 Select = Callable[[Curve, str], tuple[Column, Column]]
 
 SCRATCH = "scratch"
-COLOURS = ("#2a7de1", "#e07b1a", "#1fa37a", "#c54f9b", "#8a63d2", "#b8860b")
+COLOURS = ("#2a7de1", "#e07b1a", "#1fa37a", "#c54f9b", "#8a63d2", "#b8860b", "#d64545", "#2fa3b5")
 """Told apart on light and on dark ground, and by most colour-blind readers."""
 SCRATCH_COLOUR = "#888888"
-AXES = {"tokens": "training tokens", "seconds": "seconds of training"}
+AXES = {"tokens": "training tokens", "seconds": "seconds of training", "flops": "FLOPs of training"}
+LOG = {"log": "logarithmic"}
+"""The switch of a figure that makes its x axis logarithmic."""
 
 
 def figures(report: Report) -> dict[str, dict[str, Any]]:
-    """For each figure (`loss`, `held-out`): its title, and for each x axis (`tokens`, `seconds`) its traces.
+    """For each figure (`loss`, `held-out`): its title, its switches, for each x axis (`tokens`, `seconds`) its traces.
 
     A figure or an axis without data is left out.
     """
@@ -27,7 +29,7 @@ def figures(report: Report) -> dict[str, dict[str, Any]]:
         "loss": _figure(report.curves, "training loss (nats a predicted token)", _loss),
         "held-out": _figure(report.curves, "held-out bits per character", _held_out),
     }
-    return {name: figure for name, figure in wanted.items() if figure["axes"]}
+    return {name: drawn for name, drawn in wanted.items() if drawn["axes"]}
 
 
 def _loss(curve: Curve, axis: str) -> tuple[Column, Column]:
@@ -40,11 +42,17 @@ def _held_out(curve: Curve, axis: str) -> tuple[Column, Column]:
 
 
 def _figure(curves: dict[str, Curve], title: str, select: Select) -> dict[str, Any]:
-    axes = {axis: _traces(curves, axis, select) for axis in AXES}
-    return {
-        "title": title,
-        "axes": {axis: {"title": AXES[axis], "traces": traces} for axis, traces in axes.items() if traces},
-    }
+    return figure(title, {axis: _traces(curves, axis, select) for axis in ("tokens", "seconds")}, {})
+
+
+def figure(title: str, axes: Mapping[str, list[dict[str, Any]]], switches: Mapping[str, str]) -> dict[str, Any]:
+    """What the page's script draws: axes without traces are left out.
+
+    Args:
+        axes: traces for each x axis of `AXES`. switches: for each switch (`log`, `labels`) the words on its button.
+    """
+    sides = {axis: {"title": AXES[axis], "traces": traces} for axis, traces in axes.items() if traces}
+    return {"title": title, "axes": sides, "switches": dict(switches)}
 
 
 def _traces(curves: dict[str, Curve], axis: str, select: Select) -> list[dict[str, Any]]:

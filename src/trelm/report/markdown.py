@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
-from trelm.report.content import Section, Table, sections, verdict
+from trelm.report.content import sections, verdict
+from trelm.report.parts import Score, Section, Table
 from trelm.report.schema import Report
 
 
 def render_markdown(report: Report) -> str:
     """The whole report as GitHub-flavoured Markdown; text from data is escaped."""
-    parts = [f"# {escape(report.title)}", f"**Was it worth it?** {escape(verdict(report))}"]
-    for section in sections(report):
+    return render_document(report.title, "Was it worth it?", verdict(report), sections(report), report.config)
+
+
+def render_document(title: str, question: str, answer: str, body: Sequence[Section], config: str | None = None) -> str:
+    """A title, a question with its answer, sections and a configuration; text from data is escaped."""
+    parts = [f"# {escape(title)}", f"**{question}** {escape(answer)}"]
+    for section in body:
         parts += _section(section)
-    if report.config:
-        parts += ["### Configuration", _fenced(report.config)]
+    if config:
+        parts += ["### Configuration", _fenced(config)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -29,8 +36,15 @@ def _section(section: Section) -> list[str]:
 
 def _table(table: Table) -> str:
     ruler = ("---", *(("---" if table.prose else "---:") for _ in table.header[1:]))
-    lines = [table.header, ruler, *(tuple(escape(cell) for cell in row) for row in table.rows)]
+    lines = [tuple(map(escape, table.header)), ruler, *(tuple(_cell(cell) for cell in row) for row in table.rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(cell: str | Score) -> str:
+    if isinstance(cell, str):
+        return escape(cell)
+    text = f"**{escape(cell.text)}**" if cell.best else escape(cell.text)
+    return f"{text} ({escape(cell.remark)})" if cell.remark else text
 
 
 def _fenced(text: str) -> str:

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from importlib import resources
 from pathlib import Path
-
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
 from trelm.report.content import sections, verdict
 from trelm.report.figures import figures
 from trelm.report.markdown import render_markdown
 from trelm.report.schema import Report, read_report
+from trelm.report.templates import render_template
 from trelm.workspace import write_text
 
 
@@ -36,20 +31,12 @@ def write_report(folder: Path) -> dict[str, Path]:
 
 def render_page(report: Report) -> str:
     """The whole page; text from data is escaped, Plotly's script is inlined only where there are curves."""
-    template = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    ).from_string(resources.files("trelm.report").joinpath("page.html").read_text(encoding="utf-8"))
-    drawn = figures(report)
-    return template.render(
-        report=report,
+    return render_template(
+        "page.html",
+        figures(report),
+        title=report.title,
+        languages=report.languages,
         verdict=verdict(report),
         sections=sections(report),
-        figures=drawn,
-        figures_json=_script_safe(json.dumps(drawn, ensure_ascii=True, allow_nan=False)),
-        plotly=Markup(get_plotlyjs()) if drawn else "",
+        config=report.config,
     )
-
-
-def _script_safe(text: str) -> Markup:
-    """JSON that cannot end the script element it stands in."""
-    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))

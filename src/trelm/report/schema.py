@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
@@ -11,6 +11,7 @@ from trelm.errors import RunFolderError
 from trelm.workspace import read_json
 
 REPORT = "report.json"
+Kind = TypeVar("Kind", bound=BaseModel)
 
 
 class Part(BaseModel):
@@ -140,7 +141,7 @@ class HeldOutCurve(Part):
 
     @model_validator(mode="after")
     def _equally_long(self) -> HeldOutCurve:
-        _check_lengths(len(self.bits_per_character), tokens=self.tokens, seconds=self.seconds)
+        check_lengths(len(self.bits_per_character), tokens=self.tokens, seconds=self.seconds)
         return self
 
 
@@ -154,7 +155,7 @@ class Curve(Part):
 
     @model_validator(mode="after")
     def _equally_long(self) -> Curve:
-        _check_lengths(len(self.loss), tokens=self.tokens, seconds=self.seconds)
+        check_lengths(len(self.loss), tokens=self.tokens, seconds=self.seconds)
         return self
 
 
@@ -208,18 +209,27 @@ def read_report(folder: Path) -> Report:
         raise RunFolderError(
             f"{path}: expected the report of a finished run, found nothing there; let the run end, or check the folder"
         )
+    return validated(path, Report, "a report of ours")
+
+
+def validated(path: Path, kind: type[Kind], what: str) -> Kind:
+    """The JSON file `path` as a `kind`.
+
+    Raises:
+        RunFolderError: it is not JSON, or no `what` for the first reason that is found.
+    """
     try:
-        return Report.model_validate(read_json(path))
+        return kind.model_validate(read_json(path))
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(str(part) for part in problem["loc"]) or "the whole"
         message = problem["msg"].removeprefix("Value error, ")
         raise RunFolderError(
-            f"{path}: expected a report of ours, found {where}: {message}; remove the file and run again"
+            f"{path}: expected {what}, found {where}: {message}; remove the file and run again"
         ) from None
 
 
-def _check_lengths(length: int, **columns: list[float | None]) -> None:
+def check_lengths(length: int, **columns: list[float | None]) -> None:
     """Refuse a curve whose x and y values are not equally many; an absent column is allowed."""
     for name, values in columns.items():
         if values and len(values) != length:

@@ -84,15 +84,7 @@ class Context:
     @cached_property
     def vocabulary(self) -> Vocabulary:
         """What batches need to know of the joint vocabulary."""
-        tokenizer = self.tokenizer
-        return Vocabulary(
-            size=len(tokenizer),
-            start=_token(tokenizer.cls_token_id, tokenizer.bos_token_id),
-            end=_token(tokenizer.sep_token_id, tokenizer.eos_token_id),
-            padding=_token(tokenizer.pad_token_id),
-            mask=_token(tokenizer.mask_token_id),
-            special=tuple(tokenizer.all_special_ids),
-        )
+        return vocabulary_of(self.tokenizer)
 
     @property
     def languages(self) -> tuple[str, str]:
@@ -141,6 +133,22 @@ class Context:
     def lines(self, name: str) -> list[str]:
         """The lines of a file of the corpus step."""
         return (self.folder(CORPUS) / name).read_text(encoding="utf-8").split("\n")[:-1]
+
+
+def vocabulary_of(tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
+    """What batches need to know of a vocabulary.
+
+    Raises:
+        ConfigError: a special token is missing.
+    """
+    return Vocabulary(
+        size=len(tokenizer),
+        start=_token(tokenizer.cls_token_id, tokenizer.bos_token_id),
+        end=_token(tokenizer.sep_token_id, tokenizer.eos_token_id),
+        padding=_token(tokenizer.pad_token_id),
+        mask=_token(tokenizer.mask_token_id),
+        special=tuple(tokenizer.all_special_ids),
+    )
 
 
 def parallel_sources(config: Config) -> list[str | tuple[str, str]]:

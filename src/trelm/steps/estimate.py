@@ -87,7 +87,7 @@ def estimate(context: Context) -> dict[str, Any]:
     stages = planned_stages(config)
     use_all_cores()
     seconds = measure(context, model, stages, data, lambda done, total: None)
-    updates = _updates(context, preparation, seconds, data)
+    updates = _updates(context, preparation, seconds, data, model)
     rows = [_row(name, value, what="guess") for name, value in preparation.items()]
     for name, count in updates.items():
         of = LANGUAGE_SPECIFIC if name == SCRATCH else name
@@ -186,7 +186,11 @@ def _random_data(context: Context, target: TextSize) -> StageData:
 
 
 def _updates(
-    context: Context, preparation: dict[str, float], seconds: dict[str, float], data: StageData
+    context: Context,
+    preparation: dict[str, float],
+    seconds: dict[str, float],
+    data: StageData,
+    model: TrelmForMaskedLM,
 ) -> dict[str, int]:
     """Updates of each stage, as the run would plan them."""
     budget, stages = context.config.budget, planned_stages(context.config)
@@ -201,7 +205,7 @@ def _updates(
         updates = plan_updates(amount, "seconds", shares, seconds)
         scratch = int((amount + extra) / seconds[LANGUAGE_SPECIFIC])
     else:
-        unit, amount, per_update = budget_in_updates(context, stages, data)
+        unit, amount, per_update = budget_in_updates(context, stages, data, lambda: model)
         updates = plan_updates(amount, unit, shares, per_update)
         scratch = int(amount / per_update[LANGUAGE_SPECIFIC])
     return updates | ({SCRATCH: scratch} if context.config.baseline.scratch else {})

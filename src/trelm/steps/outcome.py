@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from trelm.config import EvaluationConfig, dump_config
 from trelm.corpus.ragged import Ragged
-from trelm.corpus.text import read_text
 from trelm.errors import ConfigError
 from trelm.evaluation.intrinsic import masked_text_scores, unigram_scores
 from trelm.evaluation.units import split_units
 from trelm.model.encoder import TrelmForMaskedLM
 from trelm.model.families import usable_positions
-from trelm.model.source import load_masked_lm
+from trelm.model.source import load_masked_lm, source_path
 from trelm.progress import StepProgress
 from trelm.stages import COMBINATION, SCRATCH, START, TRANSFER_LOWER, TRANSFER_UPPER
 from trelm.steps.context import (
@@ -37,6 +37,7 @@ from trelm.steps.context import (
 )
 from trelm.steps.initialisation import token_counts
 from trelm.steps.training import STAGE_FOLDERS, final_stage, load_model
+from trelm.tasks.reading import read_sentences
 from trelm.training.batches import IGNORED, CrossLingualExamples, pack
 from trelm.vocabulary import single_piece
 
@@ -92,8 +93,18 @@ def _scored_length(context: Context) -> int:
 
 
 def task_lines(task: EvaluationConfig) -> list[str]:
-    """The test sentences of a task that has text."""
-    return [line for source in task.test for line in read_text(source)]
+    """The test sentences of a task that has text; the end of dev where the test is taken from there."""
+    if task.test_from_dev is None:
+        return [line for source in task.test for line in read_sentences(task.task, source)]
+    lines = [line for source in task.dev for line in read_sentences(task.task, source)]
+    return lines[round(len(lines) * (1 - task.test_from_dev)) :]
+
+
+def refuse_translation(tasks: Sequence[EvaluationConfig]) -> None:
+    """Raises ConfigError for a task that takes two languages' tables and so a whole run."""
+    unfit = [task.label for task in tasks if task.task == "translation"]
+    if unfit:
+        raise ConfigError(f"evaluation '{unfit[0]}': translation needs the two tables of a run; see the run's report")
 
 
 def score_model(model: str, tasks: Sequence[EvaluationConfig]) -> dict[str, Figures]:
@@ -102,29 +113,47 @@ def score_model(model: str, tasks: Sequence[EvaluationConfig]) -> dict[str, Figu
     Raises:
         ConfigError: no masked language model there, or a task that takes two languages' tables and so a whole run.
     """
-    unfit = [task.label for task in tasks if task.task == "translation"]
-    if unfit:
-        raise ConfigError(f"evaluation '{unfit[0]}': translation needs the two tables of a run; see the run's report")
-    loaded, tokenizer = load_masked_lm(model)
+    refuse_translation(tasks)
+    loaded = load_for_text(model, tasks)
     use_all_cores()
-    length = usable_positions(loaded.config) or 512
-    return {
-        task.label: masked_text_scores(
-            loaded,
-            tokenizer,
-            task_lines(task),
-            seed=1,
-            batch_tokens=EVALUATION_BATCH_TOKENS,
-            max_length=min(256, length),
-            device="cuda" if torch.cuda.is_available() else "cpu",
-        ).as_dict()
-        for task in tasks
-    }
+    return {task.label: score_task_text(loaded, task) for task in tasks}
+
+
+def load_for_text(model: str, tasks: Sequence[EvaluationConfig]) -> tuple[Any, Any]:
+    """A masked language model and its tokenizer, to score text with.
+
+    Raises:
+        ConfigError: there is none; names the evaluation sets that need it.
+    """
+    try:
+        return load_masked_lm(source_path(model))
+    except ConfigError as error:
+        labels = ", ".join(f"'{task.label}'" for task in tasks)
+        raise ConfigError(f"evaluation {labels}: {error}") from None
+
+
+def score_task_text(loaded: tuple[Any, Any], task: EvaluationConfig) -> Figures:
+    """Masked-text scores on the sentences of a set, at most 256 tokens of each."""
+    model, tokenizer = loaded
+    return masked_text_scores(
+        model,
+        tokenizer,
+        task_lines(task),
+        seed=1,
+        batch_tokens=EVALUATION_BATCH_TOKENS,
+        max_length=min(256, usable_positions(model.config) or 512),
+        device="cuda" if torch.cuda.is_available() else "cpu",
+    ).as_dict()
 
 
 def _task_scores(context: Context, model: TrelmForMaskedLM) -> Figures:
     """Bits per character on the test sentences of each evaluation set that has sentences."""
-    tasks = [task for task in context.config.evaluation if task.task != "translation" and task.test]
+    without_text = ("translation", "retrieval")
+    tasks = [
+        task
+        for task in context.config.evaluation
+        if task.task not in without_text and (task.test or task.test_from_dev)
+    ]
     scores = {task.label: score_text(context, model, task_lines(task)) for task in tasks}
     return {"tasks": scores} if scores else {}
 
@@ -186,13 +215,19 @@ def cdlm_loss(model: TrelmForMaskedLM, examples: CrossLingualExamples, pairs: in
     return total / tokens
 
 
-def fill_masks(context: Context, model: TrelmForMaskedLM, lines: Sequence[str]) -> list[Figures]:
-    """Held-out sentences with one word masked, and the model's guesses; the first sentences that fit, not the best."""
-    tokenizer, examples = context.tokenizer, []
+def fill_masks(
+    context: Context, model: TrelmForMaskedLM, lines: Sequence[str], tokenizer: PreTrainedTokenizerBase | None = None
+) -> list[Figures]:
+    """Held-out sentences with one word masked, and the model's guesses; the first sentences that fit, not the best.
+
+    Args:
+        tokenizer: the model's; None for that of the joint vocabulary.
+    """
+    tokenizer, examples = tokenizer or context.tokenizer, []
     piece = single_piece(tokenizer)
     model.train(False)
     for line in lines:
-        masked = _mask_one_word(context, line, piece)
+        masked = _mask_one_word(tokenizer, line, piece)
         if masked is None:
             continue
         text, truth = masked
@@ -213,7 +248,9 @@ def fill_masks(context: Context, model: TrelmForMaskedLM, lines: Sequence[str]) 
     return examples
 
 
-def _mask_one_word(context: Context, line: str, piece: Callable[[str], int | None]) -> tuple[str, str] | None:
+def _mask_one_word(
+    tokenizer: PreTrainedTokenizerBase, line: str, piece: Callable[[str], int | None]
+) -> tuple[str, str] | None:
     """A sentence of middling length with its longest one-piece word masked, and the word."""
     if not 40 <= len(line) <= 120:
         return None
@@ -223,7 +260,7 @@ def _mask_one_word(context: Context, line: str, piece: Callable[[str], int | Non
     if not single:
         return None
     word = max(single, key=len)
-    return line.replace(word, context.tokenizer.mask_token, 1), word
+    return line.replace(word, tokenizer.mask_token, 1), word
 
 
 def describe_budget(context: Context) -> str:

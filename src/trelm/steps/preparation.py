@@ -21,7 +21,6 @@ from trelm.corpus.files import expand
 from trelm.corpus.hub import is_hub_name
 from trelm.corpus.preparation import balanced_lines, prepare
 from trelm.corpus.ragged import Ragged
-from trelm.corpus.text import read_text
 from trelm.embeddings import SubwordVectors, frequency_order, skip_gram
 from trelm.errors import DataError
 from trelm.evaluation.translation import precision_at, read_dictionary
@@ -36,6 +35,7 @@ from trelm.steps.context import (
     parallel_sources,
 )
 from trelm.steps.initialisation import initialise, linked_pairs, source_order, target_entries
+from trelm.tasks.reading import read_examples, read_sentences
 from trelm.vocabulary import (
     default_alphabet_limit,
     encode_lines,
@@ -85,11 +85,13 @@ def _named_inputs(config: Config) -> Iterator[tuple[str, list[str]]]:
 
 
 def evaluation_sentences(tasks: Iterable[EvaluationConfig]) -> Iterator[str]:
-    """Every sentence that a model is chosen or judged on."""
+    """Every sentence that a model is chosen or judged on, in either language."""
     for task in tasks:
-        if task.task != "translation":
-            for source in (*task.dev, *task.test):
-                yield from read_text(source)
+        for source in (*task.dev, *task.test):
+            if task.task == "retrieval":
+                yield from (sentence for pair in read_examples("retrieval", source) for sentence in pair)
+            elif task.task != "translation":
+                yield from read_sentences(task.task, source)
 
 
 def build_vocabulary(context: Context, folder: Path, tell: StepProgress) -> Figures:

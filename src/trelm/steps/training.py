@@ -26,6 +26,8 @@ from trelm.stages import (
     TRANSFER_UPPER,
     Stage,
     StageData,
+    Unit,
+    flops_per_update,
     plan_updates,
     run_stage,
     seconds_per_update,
@@ -51,8 +53,6 @@ EVALUATION_SHARE = 0.08  # of a long run: evaluation, and the noise of the clock
 PLAIN_SHARE, LEAST_PLAIN_UPDATES = 0.1, 20  # of the language-specific stage, where the run was planned without
 ONLY_FOR_TRANSFER = ("word-links", "embeddings", "alignment")
 
-Unit = Literal["updates", "tokens", "seconds"]
-
 
 def plan_training(context: Context, folder: Path, tell: StepProgress) -> Figures:
     """Updates of every stage from the budget; fixed from here on, so that a resumed run trains on the same batches.
@@ -68,7 +68,7 @@ def plan_training(context: Context, folder: Path, tell: StepProgress) -> Figures
     extra = 0.0
     minutes, data = context.config.budget.minutes, stage_data(context)
     if minutes is None:
-        unit, amount, per_update = budget_in_updates(context, stages, data)
+        unit, amount, per_update = budget_in_updates(context, stages, data, lambda: load_model(context, START))
         for_scratch = amount
     else:
         use_all_cores()
@@ -224,16 +224,21 @@ def shared_settings(
 
 
 def budget_in_updates(
-    context: Context, stages: tuple[Stage, ...], data: StageData
+    context: Context, stages: tuple[Stage, ...], data: StageData, model: Callable[[], TrelmForMaskedLM]
 ) -> tuple[Unit, float, dict[str, float]]:
-    """A budget in updates or tokens: its unit, its amount, and what one update of each stage costs in it."""
-    budget, batch_tokens = context.config.budget, context.config.training.batch_tokens
+    """A budget in updates, tokens or FLOPs: its unit, its amount, and what one update of each stage costs in it.
+
+    Args:
+        model: gives one of the shapes that is trained, where its shapes are asked for.
+    """
+    budget, batch_tokens, seed = context.config.budget, context.config.training.batch_tokens, context.config.seed
     if budget.updates is not None:
         return "updates", float(budget.updates), {stage.name: 1.0 for stage in stages}
-    sample = {
-        stage.name: data.batches(stage, updates=0, batch_tokens=batch_tokens, seed=context.config.seed)
-        for stage in stages
-    }
+    if budget.flops is not None:
+        shaped = model()
+        costs = {s.name: flops_per_update(shaped, s, data, batch_tokens=batch_tokens, seed=seed) for s in stages}
+        return "flops", budget.flops, costs
+    sample = {stage.name: data.batches(stage, updates=0, batch_tokens=batch_tokens, seed=seed) for stage in stages}
     return "tokens", float(budget.tokens or 0), {name: batches.mean_tokens() for name, batches in sample.items()}
 
 
@@ -312,7 +317,8 @@ def _baseline_rule(baseline: bool, unit: Unit, extra: float) -> str:
     if not baseline:
         return "No from-scratch model was trained."
     if unit != "seconds":
-        return f"The from-scratch model trains on as many {unit} as all stages of the transferred model together."
+        counted = "floating-point operations" if unit == "flops" else unit
+        return f"The from-scratch model trains on as many {counted} as all stages of the transferred model together."
     return (
         "The from-scratch model trains for as many seconds as all stages of the transferred model together, plus the "
         f"{extra:.0f} s that the transfer spent on word links, subword vectors and alignment."

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors.torch import save_model
 from torch import Tensor, nn
 from torch.utils.data import Sampler, SequentialSampler
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from trelm.training import checkpoints
 from trelm.training.batches import PlannedBatches
@@ -22,6 +24,10 @@ from trelm.workspace import read_json, writing
 Curve = dict[str, list[float]]
 OnUpdate = Callable[[int, int, float, float | None], None]
 BeforeUpdate = Callable[[int, int], None]
+AfterUpdate = Callable[[int, int], bool | None]
+
+ENCODER = "encoder."
+"""How the parameters begin that are not a task's own layers."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,7 @@ class LoopSettings:
 
     Attributes:
         learning_rate: the peak. warmup: updates (1 or more) or share of the updates (below 1), at most half of them.
+        head_learning_rate: the peak of the parameters whose name does not begin with `encoder.`; None: the same.
     """
 
     learning_rate: float
@@ -43,6 +50,7 @@ class LoopSettings:
     checkpoint_minutes: float
     log_updates: int
     seed: int
+    head_learning_rate: float | None = None
 
 
 @dataclass(frozen=True)
@@ -59,7 +67,11 @@ class _Account(TrainerCallback):
     """Counts tokens and seconds, keeps the loss curve, asks for checkpoints by the clock."""
 
     def __init__(
-        self, checkpoint_minutes: float, on_update: OnUpdate | None, before_update: BeforeUpdate | None = None
+        self,
+        checkpoint_minutes: float,
+        on_update: OnUpdate | None,
+        before_update: BeforeUpdate | None = None,
+        after_update: AfterUpdate | None = None,
     ) -> None:
         self.tokens = 0
         self.seconds = 0.0
@@ -69,6 +81,7 @@ class _Account(TrainerCallback):
         self._checkpoint_seconds = 60 * checkpoint_minutes
         self._on_update = on_update
         self._before_update = before_update
+        self._after_update = after_update
         self._loss: float | None = None
 
     def values(self) -> dict[str, Any]:
@@ -93,6 +106,10 @@ class _Account(TrainerCallback):
             self._before_update(state.global_step, state.max_steps)
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self._after_update is not None:
+            self._elapsed()
+            control.should_training_stop |= bool(self._after_update(state.global_step, state.max_steps))
+            self._since = time.perf_counter()  # what it took is no training
         if time.perf_counter() - self._saved > self._checkpoint_seconds:
             control.should_save = True
             self._saved = time.perf_counter()
@@ -110,15 +127,24 @@ class _Account(TrainerCallback):
 class StageTrainer(Trainer):
     """`Trainer` over planned batches."""
 
-    def __init__(self, account: _Account, **arguments: Any) -> None:
+    def __init__(self, account: _Account, head_learning_rate: float | None = None, **arguments: Any) -> None:
         super().__init__(**arguments)
         self.account = account
+        self.head_learning_rate = head_learning_rate
         self.folder = Path(str(self.args.output_dir))
         self.model_accepts_loss_kwargs = False  # batch_loss is a mean over the batch
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         planned: Any = self.train_dataset if train_dataset is None else train_dataset
         return SequentialSampler(planned)
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+        if self.head_learning_rate is not None:
+            trained: Any = self.model
+            head = {id(weight) for name, weight in trained.named_parameters() if not name.startswith(ENCODER)}
+            _part_head(optimizer, head, self.head_learning_rate)
+        return optimizer
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *_: Any, **__: Any) -> Tensor:
         self.account.tokens += inputs["tokens"]
@@ -129,7 +155,12 @@ class StageTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         model: Any = self.model
-        model.save_pretrained(output_dir or self.folder, state_dict=state_dict)
+        folder = Path(output_dir or self.folder)
+        if hasattr(model, "save_pretrained"):
+            model.save_pretrained(folder, state_dict=state_dict)
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+            save_model(model, str(folder / SAFE_WEIGHTS_NAME))
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         checkpoints.save_optimizer(_there(self.optimizer), Path(output_dir))
@@ -155,12 +186,13 @@ class StageTrainer(Trainer):
 
 
 def train(
-    model: PreTrainedModel,
+    model: nn.Module,
     batches: PlannedBatches,
     settings: LoopSettings,
     folder: Path,
     on_update: OnUpdate | None = None,
     before_update: BeforeUpdate | None = None,
+    after_update: AfterUpdate | None = None,
 ) -> Trained:
     """Train `model` in place on all `batches`, from the last whole checkpoint in `folder` if there is one.
 
@@ -169,13 +201,16 @@ def train(
             these alone, or a resumed training would differ.
         on_update: called after every update with (updates done, updates in all, tokens a second, the last
             logged loss if there is one).
+        after_update: called after every update with (updates done, updates in all), before a checkpoint is written;
+            the time that it takes is not counted. True ends the training there.
     """
-    account = _Account(settings.checkpoint_minutes, on_update, before_update)
+    account = _Account(settings.checkpoint_minutes, on_update, before_update, after_update)
     checkpoint = checkpoints.last_complete(folder)
     if checkpoint is not None:
         account.restore(read_json(checkpoint / checkpoints.COMPLETE))
     trainer = StageTrainer(
         account,
+        settings.head_learning_rate,
         model=model,
         args=_arguments(settings, folder, len(batches)),
         train_dataset=batches,
@@ -185,7 +220,7 @@ def train(
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     values = account.values()
-    return Trained(values["seconds"], values["tokens"], len(batches), values["curve"])
+    return Trained(values["seconds"], values["tokens"], trainer.state.global_step, values["curve"])
 
 
 def warmup_updates(warmup: float, updates: int) -> int:
@@ -201,6 +236,18 @@ def has_fast_bfloat16(device: str) -> bool:
     # oneDNN also counts AVX-512 without bfloat16 instructions, where it computes in float32 and converts
     emulated = torch.cpu._is_avx512_supported() and not torch.cpu._is_avx512_bf16_supported()
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and not emulated
+
+
+def _part_head(optimizer: torch.optim.Optimizer, head: set[int], rate: float) -> None:
+    """Move the parameters with these ids to groups of their own that have another learning rate."""
+    groups, optimizer.param_groups = optimizer.param_groups, []
+    for group in groups:
+        parts: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+        for weight in group["params"]:
+            parts[id(weight) in head].append(weight)
+        for is_head, weights in parts.items():
+            if weights:
+                optimizer.add_param_group({**group, "params": weights, **({"lr": rate} if is_head else {})})
 
 
 def _there(optimizer: torch.optim.Optimizer | None) -> torch.optim.Optimizer:

@@ -1,0 +1,214 @@
+"""The arms of a comparison as data: from where each starts, and what it trains on, in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from trelm.config import Config, StageConfig, make_config, recipe_values
+from trelm.model.halves import PARTS, Part
+from trelm.stages import (
+    COMBINATION,
+    COMMONALITY,
+    START,
+    TRANSFER_LOWER,
+    TRANSFER_UPPER,
+    Feed,
+    Stage,
+    transfer_stages,
+)
+from trelm.steps.context import ALIGNMENT, EMBEDDINGS, HEAD, WORD_LINKS
+
+EVERYTHING: frozenset[Part] = frozenset(PARTS)
+TARGET_TEXT: tuple[tuple[Feed, float], ...] = (("target-text", 1.0),)
+MASKED, JOINT = "masked", "joint"
+
+
+@dataclass(frozen=True)
+class CellStage:
+    """A stage of an arm, and how it trains."""
+
+    stage: Stage
+    settings: StageConfig
+
+
+Program = Callable[[Config], tuple[CellStage, ...]]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to a model of the target language.
+
+    Attributes:
+        description: one line for readers. program: the stages that train. start: `rows`: the source encoder with rows
+            as `embeddings.initialisation` says; `random`: random weights; `source`: the source encoder and its own
+            tokenizer. prepares: steps of preparation that it needs besides corpus, vocabulary and tokens. overrides:
+            settings laid over the comparison's. has_tri_layer: whether there is one; without it and without CdLM the
+            model is the source's plain class. reads_pairs: whether it trains on pairs; an arm that does not is given
+            their target side as text. orders: whether pairs are reordered along word links.
+    """
+
+    description: str
+    program: Program
+    start: Literal["rows", "random", "source"] = "rows"
+    prepares: tuple[str, ...] = (HEAD, WORD_LINKS, EMBEDDINGS, ALIGNMENT)
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    has_tri_layer: bool = True
+    reads_pairs: bool = True
+    orders: bool = True
+
+    def configure(self, config: Config, seed: int) -> Config:
+        """The comparison's configuration with the arm's settings and a seed.
+
+        Raises:
+            ConfigError: the settings do not fit, as `wechsel` without a dictionary.
+        """
+        values = config.model_dump(exclude={"budget"})
+        values["budget"] = config.budget.model_dump(exclude_none=True)
+        for section, changes in self.overrides.items():
+            values[section] = {**values[section], **changes}
+        return make_config({**values, "seed": seed}, origin="comparison")
+
+
+def published(config: Config) -> tuple[CellStage, ...]:
+    """METHOD section 5, and the plain stage where the configuration has it."""
+    return _with_settings(config, transfer_stages(config.training.source_share, plain=config.stages.plain.share > 0))
+
+
+def masked(config: Config) -> tuple[CellStage, ...]:
+    """Masked language modelling of target text, everything trains."""
+    return (CellStage(Stage(MASKED, EVERYTHING, START, TARGET_TEXT), _whole(config.stages.language_specific)),)
+
+
+def from_scratch(config: Config) -> tuple[CellStage, ...]:
+    """The same at the rate of random weights."""
+    return (CellStage(Stage(MASKED, EVERYTHING, START, TARGET_TEXT), _whole(config.stages.scratch)),)
+
+
+def frozen_body(config: Config) -> tuple[CellStage, ...]:
+    """The same, but the body is frozen: embeddings and head alone learn the language (Artetxe et al. 2020)."""
+    return (CellStage(Stage(MASKED, frozenset({"shared"}), START, TARGET_TEXT), _whole(config.stages.commonality)),)
+
+
+def without_cross_lingual(config: Config) -> tuple[CellStage, ...]:
+    """The published stages, target text in the place of pairs."""
+    return tuple(
+        replace(part, stage=replace(part.stage, feeds=TARGET_TEXT if _has_pairs(part.stage) else part.stage.feeds))
+        for part in published(config)
+    )
+
+
+def one_direction(config: Config) -> tuple[CellStage, ...]:
+    """Only the upper half is transferred; what follows starts from there."""
+    return _chained(published(config), leave_out=(TRANSFER_LOWER,))
+
+
+def joint(config: Config) -> tuple[CellStage, ...]:
+    """Both directions in one stage in which both halves train."""
+    feeds: tuple[tuple[Feed, float], ...] = (
+        ("source-to-target", 0.25),
+        ("target-to-source", 0.25),
+        ("target-text", 0.5),
+    )
+    upper, lower = config.stages.transfer_upper, config.stages.transfer_lower
+    both = CellStage(Stage(JOINT, EVERYTHING, COMMONALITY, feeds), _with_share(upper, upper.share + lower.share))
+    first, _, _, *rest = published(config)
+    return _chained((first, both, *rest))
+
+
+def without_combination(config: Config) -> tuple[CellStage, ...]:
+    """Upper half, then lower half from there; nothing is averaged."""
+    return _chained(published(config))
+
+
+def _with_settings(config: Config, stages: tuple[Stage, ...]) -> tuple[CellStage, ...]:
+    parts = [CellStage(stage, getattr(config.stages, stage.name.replace("-", "_"))) for stage in stages]
+    return tuple(part for part in parts if part.settings.share > 0)
+
+
+def _has_pairs(stage: Stage) -> bool:
+    return any(feed in ("source-to-target", "target-to-source") for feed, _ in stage.feeds)
+
+
+def _chained(parts: tuple[CellStage, ...], leave_out: tuple[str, ...] = ()) -> tuple[CellStage, ...]:
+    """The stages one after the other, each starting from the one before."""
+    kept = [part for part in parts if part.stage.name not in leave_out]
+    starts = [START, *(part.stage.name for part in kept)]
+    return tuple(replace(part, stage=replace(part.stage, starts_from=start)) for part, start in zip(kept, starts))
+
+
+def _with_share(settings: StageConfig, share: float) -> StageConfig:
+    return settings.model_copy(update={"share": share})
+
+
+def _whole(settings: StageConfig) -> StageConfig:
+    """The same for a stage that has the whole budget."""
+    return _with_share(settings, 1.0)
+
+
+def combines(parts: tuple[CellStage, ...]) -> bool:
+    """Whether the halves of two stages are to be combined."""
+    return any(part.stage.starts_from == COMBINATION for part in parts)
+
+
+def _rival(description: str, rows: str, *prepares: str, program: Program = masked) -> Arm:
+    """An arm whose model has the source's own layers and whose embeddings start in a known way."""
+    return Arm(
+        description,
+        program,
+        prepares=(HEAD, *prepares),
+        overrides={"embeddings": {"initialisation": rows}},
+        has_tri_layer=False,
+        reads_pairs=False,
+    )
+
+
+PAPER = {
+    "stages": recipe_values("paper")["stages"],
+    "embeddings": {"initialisation": "trelm", "copy_shared": False, "min_links": None},
+    "alignment": {"method": "adversarial", "normalisation": "none", "restarts": 0},
+}
+ADVERSARIAL = {
+    "embeddings": {"initialisation": "trelm", "copy_shared": False, "min_links": None},
+    "alignment": {"method": "adversarial"},
+}
+
+ARMS: dict[str, Arm] = {
+    "trelm-recommended": Arm("TreLM as configured (recipe recommended)", published),
+    "trelm-paper": Arm(
+        "TreLM with the published stages, rates and table; batches, vocabulary and the game's length as configured",
+        published,
+        overrides=PAPER,
+    ),
+    "scratch": Arm(
+        "TreLM's architecture from random weights", from_scratch, start="random", prepares=(), reads_pairs=False
+    ),
+    "source-tokenizer": Arm(
+        "the source encoder, its own tokenizer kept, trained on",
+        masked,
+        start="source",
+        prepares=(HEAD,),
+        has_tri_layer=False,
+        reads_pairs=False,
+    ),
+    "random": _rival("source body, rows drawn at random", "random"),
+    "pieces": _rival("source body, rows as means of the source's pieces (FVT)", "pieces"),
+    "counts": _rival("source body, rows mixed by word-link counts (RAMEN)", "counts", WORD_LINKS),
+    "wechsel": _rival("source body, rows by WECHSEL with a dictionary", "wechsel"),
+    "focus": _rival("source body, rows by FOCUS", "focus"),
+    "recommended-rows": _rival(
+        "source body, rows as recommended here", "recommended", WORD_LINKS, EMBEDDINGS, ALIGNMENT
+    ),
+    "frozen-body": _rival(
+        "body frozen, embeddings and head trained (Artetxe et al. 2020)", "random", program=frozen_body
+    ),
+    "no-tri-layer": Arm("TreLM without its TRILayer", published, has_tri_layer=False),
+    "no-ordering": Arm("TreLM without reordering: position j reads position j", published, orders=False),
+    "no-cdlm": Arm("TreLM with target text in the place of CdLM", without_cross_lingual),
+    "one-direction": Arm("TreLM that transfers the upper half only", one_direction),
+    "joint": Arm("TreLM that transfers both halves in one stage", joint),
+    "no-combination": Arm("TreLM whose halves are transferred in turn, not averaged", without_combination),
+    "adversarial": Arm("TreLM from the table that the adversarial game aligned", published, overrides=ADVERSARIAL),
+}
+TRANSFERS = (TRANSFER_UPPER, TRANSFER_LOWER)

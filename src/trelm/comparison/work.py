@@ -1,0 +1,156 @@
+"""The steps of a cell: its plan, its stages, its evaluation; stopped at any moment, they go on."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from trelm.comparison.arms import TRANSFERS
+from trelm.comparison.cell import Cell, budget_of, mean_flops, start_model
+from trelm.comparison.scoring import HELD_OUT, SCORES, point, points_within, score
+from trelm.model.encoder import TrelmForMaskedLM
+from trelm.model.halves import combine, part_of_parameters
+from trelm.progress import StepProgress
+from trelm.stages import COMBINATION, START, Stage, plan_updates, run_stage
+from trelm.steps.context import Figures, use_all_cores
+from trelm.steps.outcome import fill_masks
+from trelm.steps.training import save_model
+from trelm.training.checkpoints import remove_checkpoints
+from trelm.workspace import Step, read_json, write_json
+
+POINTS = "points.json"
+PLAN, EVALUATION = "plan", "evaluation"
+Work = Callable[[Path, StepProgress], Figures]
+
+
+def plan_cell(cell: Cell, folder: Path, tell: StepProgress) -> Figures:
+    """Make the model before training, score it, and fix the updates of each stage."""
+    use_all_cores()
+    model = start_model(cell)
+    save_model(model, folder)
+    unit, amount, per_update = budget_of(cell, model)
+    shares = {part.stage.name: part.settings.share for part in cell.program}
+    updates = plan_updates(amount, unit, shares, per_update)
+    start = score(cell, model, cell.context.lines(HELD_OUT))
+    return {
+        "updates": updates,
+        "unit": unit,
+        "amount": amount,
+        "parameters": model.num_parameters(),
+        "flops_per_update": per_update if unit == "flops" else mean_flops(cell, model),
+        "start": {name: start[name] for name in SCORES},
+        "first_point": point(cell, model),
+    }
+
+
+def train_cell_stage(cell: Cell, number: int, folder: Path, tell: StepProgress) -> Figures:
+    """Train one stage of the arm from where it starts, scoring it on the way, and keep its model."""
+    use_all_cores()
+    part, plan = cell.program[number], cell.context.figures(PLAN)
+    stage, updates = part.stage, plan["updates"]
+    model = _starting_model(cell, stage)
+    settings = cell.settings(number)
+    batches = cell.data.batches(
+        stage, updates=updates[stage.name], batch_tokens=cell.config.training.batch_tokens, seed=settings.seed
+    )
+    wanted = set(points_within(updates, cell.config.comparison.evaluations)[stage.name])
+    points = _Points(folder / POINTS)
+
+    def after_update(done: int, total: int) -> None:
+        if done in wanted:
+            points.keep(done, point(cell, model))
+
+    trained = run_stage(
+        model,
+        stage,
+        batches,
+        settings,
+        folder,
+        lambda done, total, rate, loss: tell.update(
+            done, total, "updates", tokens_a_second=rate, **({} if loss is None else {"loss": loss})
+        ),
+        after_update,
+    )
+    save_model(model, folder)
+    return {
+        "seconds": trained.seconds,
+        "tokens": trained.tokens,
+        "updates": trained.updates,
+        "flops": plan["flops_per_update"][stage.name] * trained.updates,
+        "points": points.read(),
+    }
+
+
+@dataclass(frozen=True)
+class _Points:
+    """The points of a stage's curve on disk: those before an interruption are not lost."""
+
+    path: Path
+
+    def read(self) -> dict[str, float]:
+        return dict(read_json(self.path)) if self.path.exists() else {}
+
+    def keep(self, done: int, value: float) -> None:
+        write_json(self.path, {**self.read(), str(done): value})
+
+
+def _starting_model(cell: Cell, stage: Stage) -> TrelmForMaskedLM:
+    if stage.starts_from == COMBINATION:
+        upper, lower = (_load(cell, name) for name in TRANSFERS)
+        upper.load_state_dict(combine(upper.state_dict(), lower.state_dict(), part_of_parameters(upper)))
+        return upper
+    return _load(cell, PLAN if stage.starts_from == START else stage.starts_from)
+
+
+def _load(cell: Cell, name: str) -> TrelmForMaskedLM:
+    folder = cell.context.run.folder / (name if name == PLAN else stage_folder(name))
+    return TrelmForMaskedLM.from_pretrained(str(folder / "model"))
+
+
+def stage_folder(name: str) -> str:
+    """The folder of a stage in its cell's."""
+    return f"stages/{name}"
+
+
+def evaluate_cell(cell: Cell, folder: Path, tell: StepProgress) -> Figures:
+    """The final model on all held-out lines, and masks that it fills."""
+    use_all_cores()
+    model = _load(cell, cell.program[-1].stage.name)
+    lines = cell.context.lines(HELD_OUT)
+    return {"scores": score(cell, model, lines), "examples": fill_masks(cell.context, model, lines, cell.tokenizer)}
+
+
+def cell_steps(cell: Cell) -> dict[str, Work]:
+    """Every step of a cell but its tasks, by the folder that it fills."""
+    return {
+        PLAN: partial(plan_cell, cell),
+        **{stage_folder(part.stage.name): partial(train_cell_stage, cell, i) for i, part in enumerate(cell.program)},
+        EVALUATION: partial(evaluate_cell, cell),
+    }
+
+
+def do_step(cell: Cell, name: str, work: Work, inputs: str, tell: StepProgress) -> None:
+    """One step of a cell, unless it is done; training goes on from its last checkpoint."""
+    place: Step = cell.context.run.step(name)
+    if not place.is_done(inputs):
+        place.begin(inputs, afresh=not name.startswith("stages/"))
+        started = time.perf_counter()
+        figures = work(place.folder, tell)
+        place.finish(inputs, {"seconds": time.perf_counter() - started, **figures})
+    remove_checkpoints(place.folder)
+
+
+def remove_models(cell: Cell) -> None:
+    """Keep the final model alone."""
+    last = cell.program[-1].stage.name
+    for name in (PLAN, *(stage_folder(part.stage.name) for part in cell.program if part.stage.name != last)):
+        shutil.rmtree(cell.context.run.folder / name / "model", ignore_errors=True)
+
+
+def final_model(cell: Cell) -> TrelmForMaskedLM:
+    """The arm's model after its last stage."""
+    return _load(cell, cell.program[-1].stage.name)

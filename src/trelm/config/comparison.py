@@ -1,0 +1,50 @@
+"""What `trelm compare` compares."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from pydantic import Field, field_validator
+
+from trelm.config.section import Section
+
+ArmName = Literal[
+    "trelm-recommended",
+    "trelm-paper",
+    "scratch",
+    "source-tokenizer",
+    "random",
+    "pieces",
+    "counts",
+    "wechsel",
+    "focus",
+    "recommended-rows",
+    "frozen-body",
+    "no-tri-layer",
+    "no-ordering",
+    "no-cdlm",
+    "one-direction",
+    "joint",
+    "no-combination",
+    "adversarial",
+]
+ARM_NAMES: tuple[str, ...] = get_args(ArmName)
+
+
+class ComparisonConfig(Section):
+    """`trelm compare`: each arm with each seed is a cell, and each cell may cost what `budget` says."""
+
+    arms: tuple[ArmName, ...] = Field(
+        ("trelm-recommended", "scratch", "counts", "random"), min_length=1, description="see docs/how-to/compare.md"
+    )
+    seeds: tuple[int, ...] = Field((1, 2, 3), min_length=1, description="of training; what is prepared is shared")
+    evaluations: int = Field(8, ge=1, description="points of a learning curve besides the start")
+    curve_lines: int = Field(300, ge=10, description="held-out lines that a point of a learning curve is scored on")
+
+    @field_validator("arms", "seeds")
+    @classmethod
+    def _once(cls, value: tuple[str | int, ...]) -> tuple[str | int, ...]:
+        twice = [one for one in value if value.count(one) > 1]
+        if twice:
+            raise ValueError(f"'{twice[0]}' stands twice; name it once")
+        return value
