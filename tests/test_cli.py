@@ -333,7 +333,7 @@ def test_evaluate_tunes_and_reads_only_the_sets_of_a_whole_configuration(
     tuning = "fine_tuning: {epochs: 1, seeds: [1, 2], learning_rates: [0.001]}"
     config = tmp_path / "run.yaml"
     config.write_text(
-        f"source: {{text: ${{NO_SUCH_VARIABLE}}}}\nevaluation:\n- {{task: tagging, name: tags, {files}, {tuning}}}\n"
+        f"source: {{text: '${{NO_SUCH_VARIABLE}}'}}\nevaluation:\n- {{task: tagging, name: tags, {files}, {tuning}}}\n"
         "- {task: text, test: tags.tsv}\n",
         encoding="utf-8",
     )

@@ -139,9 +139,9 @@ def test_the_best_rate_on_dev_is_kept_every_seed_uses_it_and_only_these_see_the_
 
 
 def test_what_a_trial_depends_on_is_in_its_digest(tmp_path: Path) -> None:
-    def updates_of(encoder: Any, **tuning_changes: Any) -> int:
+    def updates_of(encoder: Any, count: int = 30, **tuning_changes: Any) -> int:
         told = Told()
-        task = toy_task("tagging", tmp_path, count=30, epochs=1, **tuning_changes)
+        task = toy_task("tagging", tmp_path, count=count, epochs=1, **tuning_changes)
         run_task(encoder, task, work=tmp_path / "work", cache=None, tell=told)
         return told.updates
 
@@ -154,7 +154,7 @@ def test_what_a_trial_depends_on_is_in_its_digest(tmp_path: Path) -> None:
     with torch.no_grad():
         model.embeddings.word_embeddings.weight[7, 3] += 1e-6
     assert updates_of(encoder_of(model, toy_encoder().tokenizer, device="cpu", precision="float32"))
-    (tmp_path / "tagging-test.tsv").write_text("people\tNOUN\n\n")
+    assert updates_of(toy_encoder(), count=31)
 
 
 def test_a_second_process_waits_for_the_trial(

@@ -1,0 +1,91 @@
+"""Every arm is a program that can run: its stages start from what is there, and its settings fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from trelm.comparison.arms import ARMS, TRANSFERS, combines
+from trelm.config import ARM_NAMES, Config, make_config
+from trelm.errors import ConfigError
+from trelm.stages import COMBINATION, PLAIN, START, TRANSFER_LOWER
+
+
+def config(**values: object) -> Config:
+    minimal = {
+        "source": {"model": "minilm", "text": ["a"]},
+        "target": {"language": "id", "text": ["b"]},
+        "parallel": ["p"],
+        "budget": {"flops": 1e12},
+    }
+    return make_config({**minimal, **values}, base=Path("/data"))
+
+
+WITH_DICTIONARY = config(embeddings={"dictionary": ["words.tsv"]})
+
+
+def test_the_configuration_and_the_comparison_know_the_same_arms() -> None:
+    assert tuple(ARMS) == ARM_NAMES
+
+
+@pytest.mark.parametrize("name", ARM_NAMES)
+def test_each_stage_starts_from_one_before_it(name: str) -> None:
+    arm = ARMS[name]
+    program = arm.program(arm.configure(WITH_DICTIONARY, seed=3))
+    done = {START}
+    for part in program:
+        assert part.settings.share > 0
+        start = part.stage.starts_from
+        assert start in done or (start == COMBINATION and done >= set(TRANSFERS))
+        done.add(part.stage.name)
+    assert len({part.stage.name for part in program}) == len(program)
+    feeds = {feed for part in program for feed, _ in part.stage.feeds}
+    if not arm.reads_pairs:
+        assert feeds == {"target-text"}
+
+
+@pytest.mark.parametrize(
+    ("name", "stages", "combined"),
+    [
+        ("trelm-recommended", 5, True),
+        ("trelm-paper", 4, True),  # as published: no plain stage
+        ("scratch", 1, False),
+        ("frozen-body", 1, False),
+        ("one-direction", 4, False),
+        ("joint", 4, False),
+        ("no-combination", 5, False),
+    ],
+)
+def test_the_programs(name: str, stages: int, combined: bool) -> None:
+    program = ARMS[name].program(ARMS[name].configure(WITH_DICTIONARY, seed=1))
+    assert len(program) == stages
+    assert combines(program) == combined
+    assert (program[-1].stage.name == PLAIN) == (stages > 1 and name != "trelm-paper")
+
+
+def test_what_ablations_leave_out() -> None:
+    programs = {name: ARMS[name].program(WITH_DICTIONARY) for name in ("no-cdlm", "one-direction", "joint")}
+    pairs = {"source-to-target", "target-to-source"}
+    feeds = {name: {feed for part in program for feed, _ in part.stage.feeds} for name, program in programs.items()}
+    assert not feeds["no-cdlm"] & pairs
+    assert feeds["one-direction"] & pairs == {"source-to-target"}
+    assert feeds["joint"] >= pairs
+    assert TRANSFER_LOWER not in [part.stage.name for part in programs["one-direction"]]
+    (joint,) = [part for part in programs["joint"] if part.stage.name == "joint"]
+    stages = WITH_DICTIONARY.stages
+    assert joint.settings.share == stages.transfer_upper.share + stages.transfer_lower.share
+
+
+def test_settings_of_an_arm_are_laid_over_the_comparison_s() -> None:
+    paper = ARMS["trelm-paper"].configure(config(seed=4, budget={"tokens": 100}), seed=9)
+    assert paper.stages.language_specific.learning_rate == 3e-5
+    assert (paper.embeddings.initialisation, paper.embeddings.copy_shared) == ("trelm", False)
+    assert paper.alignment.method == "adversarial"
+    assert (paper.seed, paper.budget.tokens, paper.budget.flops) == (9, 100, None)
+    assert paper.vocabulary.size == config().vocabulary.size  # the data and the vocabulary are the comparison's
+
+
+def test_an_arm_that_lacks_what_it_needs_is_told_at_once() -> None:
+    with pytest.raises(ConfigError, match="initialisation 'wechsel' needs a dictionary"):
+        ARMS["wechsel"].configure(config(), seed=1)
