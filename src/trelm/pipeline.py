@@ -162,7 +162,7 @@ def compare(config: Config, run_folder: Path | str, *, quiet: bool = False) -> d
     comparison = Comparison(config, run.folder, inputs)
     comparison.arms()  # what does not fit is told before anything is written
     with quiet_transformers():
-        preflight(Context(config, run))
+        preflight(Context(config, run), stages=False)
     with run.lock(), quiet_transformers():
         run.claim(dump_config(config, card=False) + "".join(f"# input {line}\n" for line in inputs))
         use_all_cores()

@@ -69,8 +69,9 @@ def test_without_ordering_position_j_reads_position_j(comparison: Comparison) ->
 def test_a_rival_reads_the_pairs_target_side_as_text(comparison: Comparison) -> None:
     rival, ours = cell(comparison, "counts").data, cell(comparison, "trelm-recommended").data
     texts = {rival.target[row].tobytes() for row in range(len(rival.target))}
-    assert {ours.pair_target[row].tobytes() for row in range(len(ours.pair_target))} <= texts
-    assert len(rival.target) > len(ours.target)
+    sides = {ours.pair_target[row].tobytes() for row in range(len(ours.pair_target))}
+    assert len(sides) > 100
+    assert sides <= texts
 
 
 @given(st.dictionaries(st.text(min_size=1, max_size=2), st.integers(1, 30), min_size=1, max_size=4), st.integers(1, 12))

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from test_arms import config
 
 from trelm.comparison.arms import ARMS
-from trelm.comparison.preparation import STEPS, needed_steps, step_digest, with_pair_side
-from trelm.corpus.ragged import Ragged
+from trelm.comparison.preparation import STEPS, needed_steps, step_digest
 from trelm.steps.context import ALIGNMENT, CORPUS, EMBEDDINGS, HEAD, TOKENS, VOCABULARY, WORD_LINKS
 
 EVERY = set(STEPS)
@@ -60,18 +56,3 @@ def test_arms_need_what_they_use() -> None:
     assert needed_steps(ARMS["counts"]) == [CORPUS, HEAD, VOCABULARY, TOKENS, WORD_LINKS]
     assert needed_steps(ARMS["source-tokenizer"]) == [CORPUS, HEAD, "source-tokens"]
     assert set(needed_steps(ARMS["trelm-recommended"])) == EVERY - {"source-tokens"}
-
-
-sequences = st.lists(st.lists(st.integers(0, 3), max_size=3), max_size=8)
-
-
-@given(sequences, sequences)
-def test_text_and_the_pairs_target_side_hold_every_sentence(text: list[list[int]], side: list[list[int]]) -> None:
-    found = with_pair_side(Ragged.of(text), Ragged.of(side))
-    rows = [found[row].tolist() for row in range(len(found))]
-    assert rows[: len(text)] == text  # the text stays as it is
-    added = rows[len(text) :]
-    assert {tuple(row) for row in rows} == {tuple(row) for row in (*text, *side)}
-    assert len({tuple(row) for row in added}) == len(added)
-    assert not {tuple(row) for row in added} & {tuple(row) for row in text}
-    assert found.values.dtype == np.int32

@@ -169,7 +169,7 @@ def test_filled_masks_show_the_first_sentences_that_fit(toy_run: ToyRun) -> None
     examples = outcome.fill_masks(context, model, lines)
     assert len(examples) == 5
     piece = single_piece(context.tokenizer)
-    fitting = [line for line in lines if outcome._mask_one_word(context, line, piece) is not None]
+    fitting = [line for line in lines if outcome._mask_one_word(context.tokenizer, line, piece) is not None]
     whole = [example["text"].replace("[MASK]", example["truth"]) for example in examples]
     assert whole == fitting[:5]
     told = context.figures("evaluation")["examples"]
@@ -198,11 +198,11 @@ def test_guesses_are_the_models_best(toy_run: ToyRun) -> None:
 def test_the_longest_word_of_one_piece_is_masked(toy_run: ToyRun) -> None:
     context = toy_run.context()
     piece = single_piece(context.tokenizer)
-    assert outcome._mask_one_word(context, f"{WORD} {OTHER}", piece) is None  # too short
-    assert outcome._mask_one_word(context, f"{WORD} " * 20, piece) is None  # too long
-    assert outcome._mask_one_word(context, f"{WORD} " * 8, piece) is None  # not the only one of its kind
-    assert outcome._mask_one_word(context, "x1 zqzqzqzq qzqzqzq 12345678 " * 2, piece) is None  # no whole word
-    assert outcome._mask_one_word(context, "this little state " + "of the " * 5, piece) == (
+    assert outcome._mask_one_word(context.tokenizer, f"{WORD} {OTHER}", piece) is None  # too short
+    assert outcome._mask_one_word(context.tokenizer, f"{WORD} " * 20, piece) is None  # too long
+    assert outcome._mask_one_word(context.tokenizer, f"{WORD} " * 8, piece) is None  # not the only one of its kind
+    assert outcome._mask_one_word(context.tokenizer, "x1 zqzqzqzq qzqzqzq 12345678 " * 2, piece) is None  # no whole word
+    assert outcome._mask_one_word(context.tokenizer, "this little state " + "of the " * 5, piece) == (
         "this [MASK] state " + "of the " * 5,
         "little",
     )
@@ -218,7 +218,7 @@ def test_a_word_of_bytes_is_masked_where_it_is_one_piece_after_a_space(
     assert ("Ġlittle" in tokenizer.get_vocab(), "little" in tokenizer.get_vocab()) == (True, False)
     context: Any = SimpleNamespace(tokenizer=tokenizer)
     line = "all of us are the little of it and we can say"
-    assert outcome._mask_one_word(context, line, single_piece(tokenizer)) == (
+    assert outcome._mask_one_word(context.tokenizer, line, single_piece(tokenizer)) == (
         line.replace("little", "<mask>"),
         "little",
     )

@@ -45,8 +45,8 @@ class Arm:
             as `embeddings.initialisation` says; `random`: random weights; `source`: the source encoder and its own
             tokenizer. prepares: steps of preparation that it needs besides corpus, vocabulary and tokens. overrides:
             settings laid over the comparison's. has_tri_layer: whether there is one; without it and without CdLM the
-            model is the source's plain class. reads_pairs: whether it trains on pairs; an arm that does not is given
-            their target side as text. orders: whether pairs are reordered along word links.
+            model is the source's plain class. reads_pairs: whether it trains on pairs; their target side is among the
+            text of every arm. orders: whether pairs are reordered along word links.
     """
 
     description: str

@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from trelm.comparison.arms import Arm, CellStage
-from trelm.comparison.preparation import SOURCE_TOKENS, needed_steps, with_pair_side
+from trelm.comparison.preparation import SOURCE_TOKENS, needed_steps
 from trelm.config import Config
 from trelm.corpus.ragged import Ragged
 from trelm.model.encoder import TrelmForMaskedLM
@@ -60,7 +60,7 @@ class Cell:
             data = stage_data(self.context)
             return data if self.arm.orders else _without_ordering(data)
         folder = self.context.folder(SOURCE_TOKENS if self.arm.start == "source" else TOKENS)
-        text = with_pair_side(Ragged.load(folder, "target"), Ragged.load(folder, "parallel-target"))
+        text = Ragged.load(folder, "target")  # with the pairs' target side: the corpus has it among the text
         training = self.config.training
         return StageData(
             *(NOTHING, text, NOTHING, NOTHING, NOTHING, NOTHING),

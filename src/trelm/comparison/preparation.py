@@ -8,11 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from trelm.comparison.arms import Arm
 from trelm.config import Config
-from trelm.corpus.ragged import Ragged
 from trelm.progress import Progress, StepProgress
 from trelm.steps.context import (
     ALIGNMENT,
@@ -57,12 +54,9 @@ ROW_SETTINGS = ("initialisation", "dictionary", "min_links", "copy_shared")  # r
 
 
 def encode_with_source(context: Context, folder: Path, tell: StepProgress) -> Figures:
-    """The target text and the pairs' target side as ids of the source's own tokenizer."""
-    tokenizer = context.pretrained.tokenizer
-    pairs = [line.split("\t")[1] for line in context.lines("parallel.tsv")]
-    for name, lines in (("target", context.lines("target.txt")), ("parallel-target", pairs)):
-        ids, _ = encode_lines(tokenizer, lines, max_pieces=None)
-        ids.save(folder, name)
+    """The target text as ids of the source's own tokenizer."""
+    ids, _ = encode_lines(context.pretrained.tokenizer, context.lines("target.txt"), max_pieces=None)
+    ids.save(folder, "target")
     return {}
 
 
@@ -152,18 +146,3 @@ def prepare_all(plan: Mapping[Path, tuple[str, Config, dict[str, Path]]], root: 
             figures = step.work(context, folder, tell)
         place.finish(inputs, {"seconds": time.perf_counter() - started, **figures})
         remove_checkpoints(folder)
-
-
-def with_pair_side(text: Ragged, side: Ragged) -> Ragged:
-    """Text and the pairs' target side, sentences that stand in both once: what a rival can use of the pairs."""
-    seen = {text[row].tobytes() for row in range(len(text))}
-    kept: list[int] = []
-    for row in range(len(side)):
-        key = side[row].tobytes()
-        if key not in seen:
-            seen.add(key)
-            kept.append(row)
-    more = side.take(np.array(kept, dtype=np.int64))
-    return Ragged(
-        np.concatenate([text.values, more.values]), np.concatenate([text.offsets, more.offsets[1:] + text.offsets[-1]])
-    )

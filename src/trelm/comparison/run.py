@@ -171,9 +171,8 @@ def budget_rule(config: Config) -> str:
     if budget.minutes is None:
         equal += "; the time of its preparation is listed and not counted"
     return (
-        f"{equal}. Arms that cannot read pairs have the pairs' target side as text. What is prepared is shared by all "
-        "seeds and by all arms that need it alike; a seed fixes rows that are drawn, batches and masks. Evaluation is "
-        "not counted."
+        f"{equal}. The pairs' target side is among the text of every arm. What is prepared is shared by all seeds and "
+        "by all arms that need it alike; a seed fixes drawn rows, batches and masks. Evaluation is not counted."
     )
 
 

@@ -16,8 +16,11 @@ from trelm.steps.training import planned_stages, stage_settings
 from trelm.vocabulary import check_tokenizer
 
 
-def preflight(context: Context) -> None:
+def preflight(context: Context, *, stages: bool = True) -> None:
     """Refuse at once what would otherwise be refused after an hour.
+
+    Args:
+        stages: whether the budget must be enough for the stages of a run; those of a comparison's arms are others.
 
     Raises:
         ConfigError: the encoder does not load or is of no known family, the device is not there, or sequences are to be
@@ -34,7 +37,7 @@ def preflight(context: Context) -> None:
             f"training.max_length: expected at most {positions}, the positions of {context.config.source.model}, "
             f"found {wanted}; lower it"
         )
-    if context.config.budget.updates is not None:
+    if stages and context.config.budget.updates is not None:
         shares = {stage.name: stage_settings(context, stage).share for stage in planned_stages(context.config)}
         plan_updates(context.config.budget.updates, "updates", shares, dict.fromkeys(shares, 1.0))
     context.device  # noqa: B018  (raises where it is not there)
