@@ -22,7 +22,7 @@ Every key, with the default that holds where neither your file nor the recipe na
 
 Relative paths are taken from the folder of the file; `${NAME}` is replaced by the environment variable of that name.
 
-<!-- Written by docs/generate_reference.py; edit the descriptions in src/trelm/config/sections.py. -->
+<!-- Written by docs/generate_reference.py; edit the descriptions in src/trelm/config/. -->
 """
 
 

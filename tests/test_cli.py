@@ -109,7 +109,7 @@ def test_config_show_prints_every_setting_of_a_recipe_and_reads_it_back(trelm: T
 def test_config_show_resolves_a_file_with_its_overrides(trelm: Terminal, toy: Path) -> None:
     answer = trelm("config", "show", toy, "--set", "budget.minutes=7", "--set", "seed=3")
     values = yaml.safe_load(answer.out)
-    assert values["budget"] == {"minutes": 7.0, "tokens": None, "updates": None}
+    assert values["budget"] == {"minutes": 7.0, "tokens": None, "updates": None, "flops": None}
     assert values["seed"] == 3
     assert values["source"]["text"] == [str(toy.parent / "source.txt")]
 

@@ -225,7 +225,7 @@ def test_an_unknown_key_at_any_depth_gives_its_path_the_nearest_key_and_those_kn
 def test_an_unknown_key_in_a_list_gives_its_place(file: Path) -> None:
     message = refusal(file, f"{MINIMAL}evaluation: [{{task: text, test: a}}, {{task: parsing, tset: a}}]\n")
     assert f"{file}: unknown key 'evaluation.1.tset'; did you mean 'test'?" in message
-    assert "(known there: task, name, train, dev, test)" in message
+    assert "(known there: task, name, train, dev, test, test_from_dev, train_language, fine_tuning)" in message
 
 
 @pytest.mark.parametrize("key", ["source", "target", "parallel", "budget"])
@@ -254,7 +254,7 @@ def test_a_missing_key_is_named_with_its_section() -> None:
         ({"seed": "one"}, r"seed: .*found 'one'"),
         ({"corpus": {"held_out_fraction": 0.5}}, r"corpus\.held_out_fraction: .*less than 0\.5"),
         ({"training": {"precision": "float16"}}, r"training\.precision: .*'auto', 'float32' or 'bfloat16'.*'float16'"),
-        ({"evaluation": [{"task": "parse"}]}, r"evaluation\.0\.task: .*'translation', 'parsing' or 'text'.*'parse'"),
+        ({"evaluation": [{"task": "parse"}]}, r"evaluation\.0\.task: .*'translation', 'text', .*'parsing'.*'parse'"),
         ({"baseline": {"scratch": "maybe"}}, r"baseline\.scratch: .*boolean.*\(found 'maybe'\)"),
         ({"stages": {"commonality": {"share": -1}}}, r"stages\.commonality\.share: .*\(found -1\)"),
     ],
@@ -286,7 +286,7 @@ def test_something_else_where_a_mapping_is_expected_is_named_with_its_path(name:
     ],
 )
 def test_a_budget_is_of_exactly_one_kind(budget: dict[str, Any], given_words: str) -> None:
-    words = rf"budget: give exactly one of minutes, tokens, updates \(given: {given_words}\)"
+    words = rf"budget: give exactly one of minutes, tokens, updates, flops \(given: {given_words}\)"
     with pytest.raises(ConfigError, match=words):
         make_config(minimal(budget=budget))
 
@@ -433,3 +433,44 @@ def test_wechsel_without_a_dictionary_is_refused_before_anything_runs() -> None:
         make_config(minimal(embeddings=embeddings))
     embeddings["dictionary"] = "words.tsv"
     assert make_config(minimal(embeddings=embeddings)).embeddings.dictionary == ("words.tsv",)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"test": "t", "test_from_dev": 0.5, "dev": "d"}, "'parsing' has both test and test_from_dev; leave one out"),
+        ({"test_from_dev": 0.5}, "'parsing' has test_from_dev and no dev; name files under dev"),
+        ({"fine_tuning": {"learning_rates": [0.1, 0]}}, "learning_rates: expected numbers above 0, found 0"),
+        ({"fine_tuning": {"seeds": [1, 1]}}, "seeds: expected each seed once; remove the one that stands twice"),
+    ],
+)
+def test_an_evaluation_set_that_contradicts_itself_is_refused(values: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        make_config(minimal(evaluation=[{"task": "parsing", **values}]))
+
+
+@pytest.mark.parametrize(
+    ("values", "lacks"),
+    [
+        ({"train": "a", "dev": "b", "test": "c"}, None),
+        ({"train": "a", "dev": "b", "test_from_dev": 0.5}, None),
+        ({"test": "c"}, None),  # as text
+        ({"train": "a", "test": "c"}, "has train and no dev"),
+        ({"train": "a", "dev": "b"}, "has train and no test"),
+    ],
+)
+def test_what_tuning_lacks_is_said(values: dict[str, Any], lacks: str | None) -> None:
+    (task,) = make_config(minimal(evaluation=[{"task": "tagging", **values}])).evaluation
+    assert (task.lacks is None) == (lacks is None)
+    assert lacks is None or (task.lacks is not None and lacks in task.lacks)
+
+
+@pytest.mark.parametrize(("key", "twice"), [("arms", ["scratch", "counts", "scratch"]), ("seeds", [3, 3])])
+def test_a_comparison_names_nothing_twice(key: str, twice: list[Any]) -> None:
+    with pytest.raises(ConfigError, match=f"'{twice[0]}' stands twice; name it once"):
+        make_config(minimal(comparison={key: twice}))
+
+
+def test_an_unknown_arm_is_refused_with_the_nearest_one() -> None:
+    with pytest.raises(ConfigError, match=r"comparison\.arms\.0: .*did you mean 'source-tokenizer'"):
+        make_config(minimal(comparison={"arms": ["source-tokeniser"]}))

@@ -44,7 +44,7 @@ YAML_TRUTH = "(YAML reads a bare no, yes, on or off as true or false)"
             "tokens: 1e6",
             "budget.tokens: expected a whole number, found '1e6'; write it in digits, as in 1000000",
         ),
-        ("minutes: 60", "str: 60", "unknown key 'budget.str' (known there: minutes, tokens, updates)"),
+        ("minutes: 60", "str: 60", "unknown key 'budget.str' (known there: minutes, tokens, updates, flops)"),
         ("minutes: 60}", "minutes: 60}\nevaluation: 5", f"evaluation: expected a list, found 5; {LIST}"),
         ("minutes: 60}", "minutes: 60}\n5: 5", "5: expected names as keys, found 5; put the key in quotes"),
         (

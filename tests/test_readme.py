@@ -12,7 +12,7 @@ import typer.main
 import yaml
 
 from trelm.cli import app
-from trelm.config import RECIPES, load_config, make_config, recipe_values
+from trelm.config import RECIPES, load_config, load_tasks, make_config, read_yaml, recipe_values
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
@@ -143,8 +143,12 @@ def test_every_configuration_of_the_benchmarks_is_one(monkeypatch: pytest.Monkey
     files = sorted((ROOT / "benchmarks").rglob("*.yaml"))
     assert files
     for file in files:
-        config = load_config(file)
-        texts = [*config.source.text, *config.target.text]
+        if set(read_yaml(file)) == {"evaluation"}:
+            texts = [text for task in load_tasks(file) for text in (*task.train, *task.dev, *task.test)]
+            assert all(task.lacks is None for task in load_tasks(file))
+        else:
+            config = load_config(file)
+            texts = [*config.source.text, *config.target.text]
         assert all(text.startswith(str(tmp_path)) for text in texts), f"{file}: data are looked for in TRELM_DATA"
 
 

@@ -61,7 +61,7 @@ from trelm.steps.preparation import (
     tokenize,
     train_vectors,
 )
-from trelm.steps.tasks import evaluate_model
+from trelm.steps.tasks import check_tunable, evaluate_model
 from trelm.steps.training import STAGE_FOLDERS, combine_halves, plan_training, planned_stages, train_stage
 from trelm.training.checkpoints import remove_checkpoints
 from trelm.workspace import Run, digest, write_json, write_text
@@ -161,6 +161,7 @@ def compare(config: Config, run_folder: Path | str, *, quiet: bool = False) -> d
     run, inputs = Run(Path(run_folder)), describe_inputs(config)
     comparison = Comparison(config, run.folder, inputs)
     comparison.arms()  # what does not fit is told before anything is written
+    check_tunable(config.evaluation)
     with quiet_transformers():
         preflight(Context(config, run), stages=False)
     with run.lock(), quiet_transformers():

@@ -201,7 +201,9 @@ def test_the_longest_word_of_one_piece_is_masked(toy_run: ToyRun) -> None:
     assert outcome._mask_one_word(context.tokenizer, f"{WORD} {OTHER}", piece) is None  # too short
     assert outcome._mask_one_word(context.tokenizer, f"{WORD} " * 20, piece) is None  # too long
     assert outcome._mask_one_word(context.tokenizer, f"{WORD} " * 8, piece) is None  # not the only one of its kind
-    assert outcome._mask_one_word(context.tokenizer, "x1 zqzqzqzq qzqzqzq 12345678 " * 2, piece) is None  # no whole word
+    assert (
+        outcome._mask_one_word(context.tokenizer, "x1 zqzqzqzq qzqzqzq 12345678 " * 2, piece) is None
+    )  # no whole word
     assert outcome._mask_one_word(context.tokenizer, "this little state " + "of the " * 5, piece) == (
         "this [MASK] state " + "of the " * 5,
         "little",

@@ -81,16 +81,21 @@ class EvaluationConfig(Section):
     def _one_or_many(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
 
-    @model_validator(mode="after")
-    def _has_what_tuning_needs(self) -> EvaluationConfig:
+    @property
+    def lacks(self) -> str | None:
+        """What is missing for tuning, in words; None where nothing is, or where no model is tuned for the set."""
         if self.is_tuned and not self.dev:
-            raise ValueError(f"'{self.label}' has train and no dev; name files under dev: a model is chosen on them")
+            return f"'{self.label}' has train and no dev; name files under dev: a model is chosen on them"
+        if self.is_tuned and not self.test and self.test_from_dev is None:
+            return f"'{self.label}' has train and no test; name files under test, or give test_from_dev"
+        return None
+
+    @model_validator(mode="after")
+    def _one_test(self) -> EvaluationConfig:
         if self.test_from_dev is not None and self.test:
             raise ValueError(f"'{self.label}' has both test and test_from_dev; leave one out")
         if self.test_from_dev is not None and not self.dev:
             raise ValueError(f"'{self.label}' has test_from_dev and no dev; name files under dev")
-        if self.is_tuned and not self.test and self.test_from_dev is None:
-            raise ValueError(f"'{self.label}' has train and no test; name files under test, or give test_from_dev")
         return self
 
 

@@ -62,6 +62,7 @@ def evaluate_model(
         known = [task.label for task in tasks]
         raise ConfigError(f"--only {only}: unknown set (known: {', '.join(known)}){did_you_mean(str(only), known)}")
     refuse_translation(chosen)
+    check_tunable(chosen)
     for pattern in (one for task in chosen for one in (*task.train, *task.dev, *task.test)):
         if not pattern.startswith("hf://"):
             expand(pattern)
@@ -84,6 +85,13 @@ def evaluate_model(
 def _takes_encoder(task: EvaluationConfig) -> bool:
     """Whether a bare encoder is judged, tuned or not, rather than a masked language model."""
     return task.is_tuned or task.task == "retrieval"
+
+
+def check_tunable(tasks: Sequence[EvaluationConfig]) -> None:
+    """Raises ConfigError where a set has train and not what else tuning needs."""
+    for task in tasks:
+        if task.lacks is not None:
+            raise ConfigError(f"evaluation: {task.lacks}")
 
 
 def load_encoder(name: str) -> Encoder:
