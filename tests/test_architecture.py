@@ -46,7 +46,7 @@ ARROWS: dict[str, set[str]] = {
     },
     "comparison": {
         *("errors", "config", "workspace", "progress", "corpus", "vocabulary", "model", "training", "stages"),
-        *("evaluation", "steps"),
+        *("evaluation", "steps", "report.comparison_schema"),
     },
     "cli": {"errors", "config", "workspace", "pipeline", "report", "doctor", "demo", "progress"},
 }

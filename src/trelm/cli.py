@@ -35,6 +35,7 @@ TEMPORARY = (
     "no --run: what is prepared goes into a temporary folder, which is removed at the end; with --run FOLDER "
     "`trelm transfer` can go on from there"
 )
+TASKS_HELP = "YAML file with evaluation sets under `evaluation`, or a run's configuration"
 
 ConfigPath = Annotated[Path, typer.Argument(help="YAML configuration")]
 RunFolder = Annotated[Path, typer.Argument(help="run folder")]
@@ -138,7 +139,7 @@ def check(config: ConfigPath, overrides: Overrides = None) -> None:
 @app.command()
 def evaluate(
     model: Annotated[str, typer.Argument(help="model folder or Hub id: any encoder")],
-    tasks: Annotated[Path, typer.Option("--tasks", help="YAML list of evaluation sets, or a run's configuration")],
+    tasks: Annotated[Path, typer.Option("--tasks", help=TASKS_HELP)],
     only: Annotated[str | None, typer.Option("--only", help="this evaluation set alone, by its name")] = None,
     work: Annotated[Path | None, typer.Option("--work", help="folder of trainings under way; in the cache")] = None,
     quiet: Quiet = False,
@@ -151,7 +152,8 @@ def evaluate(
         return
     table = Table("evaluation set", "task", "score", "others", "examples")
     for name, values in scores.items():
-        table.add_row(name, *_score_columns(values))
+        if "skipped" not in values:
+            table.add_row(name, *_score_columns(values))
     Console().print(table)
 
 

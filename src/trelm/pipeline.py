@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from trelm.comparison.run import Comparison, read_results, run_comparison, steps_in_all
+from trelm.comparison.run import Comparison, claimed, read_results, run_comparison, steps_in_all
 from trelm.config import CARD_FILE, Config, dump_card, dump_config, load_tasks, read_run_config
 from trelm.corpus.files import expand
 from trelm.errors import ComparisonError, ConfigError, ExportError, did_you_mean
@@ -161,11 +161,11 @@ def compare(config: Config, run_folder: Path | str, *, quiet: bool = False) -> d
     run, inputs = Run(Path(run_folder)), describe_inputs(config)
     comparison = Comparison(config, run.folder, inputs)
     comparison.arms()  # what does not fit is told before anything is written
-    check_tunable(config.evaluation)
+    check_tunable(config.evaluation, (config.source.language, config.target.language))
     with quiet_transformers():
         preflight(Context(config, run), stages=False)
     with run.lock(), quiet_transformers():
-        run.claim(dump_config(config, card=False) + "".join(f"# input {line}\n" for line in inputs))
+        run.claim(claimed(config) + "".join(f"# input {line}\n" for line in inputs))
         use_all_cores()
         with Progress(steps_in_all(comparison), quiet=quiet) as progress:
             overview = run_comparison(comparison, progress)

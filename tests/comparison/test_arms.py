@@ -9,6 +9,7 @@ import pytest
 from trelm.comparison.arms import ARMS, TRANSFERS, combines
 from trelm.config import ARM_NAMES, Config, make_config
 from trelm.errors import ConfigError
+from trelm.report.comparison import ABLATIONS, is_rival
 from trelm.stages import COMBINATION, PLAIN, START, TRANSFER_LOWER
 
 
@@ -25,17 +26,23 @@ def config(**values: object) -> Config:
 WITH_DICTIONARY = config(embeddings={"dictionary": ["words.tsv"]})
 
 
-def test_the_configuration_and_the_comparison_know_the_same_arms() -> None:
+def test_the_configuration_the_comparison_and_the_report_know_the_same_arms() -> None:
     assert tuple(ARMS) == ARM_NAMES
+    rivals = {"scratch", "source-tokenizer", "random", "pieces", "counts", "wechsel", "focus", "frozen-body"}
+    assert {name for name in ARM_NAMES if is_rival(name)} == rivals
+    assert set(ABLATIONS) <= set(ARM_NAMES)
 
 
+@pytest.mark.parametrize("unshared", [None, "commonality", "transfer_upper", "transfer_lower", "language_specific"])
 @pytest.mark.parametrize("name", ARM_NAMES)
-def test_each_stage_starts_from_one_before_it(name: str) -> None:
+def test_each_stage_starts_from_one_before_it(name: str, unshared: str | None) -> None:
     arm = ARMS[name]
-    program = arm.program(arm.configure(WITH_DICTIONARY, seed=3))
+    without = {} if unshared is None else {"stages": {unshared: {"share": 0}}}
+    given = config(embeddings={"dictionary": ["words.tsv"]}, **without)
+    program = arm.program(arm.configure(given, seed=3))
     done = {START}
+    assert sum(part.settings.share for part in program) > 0
     for part in program:
-        assert part.settings.share > 0
         start = part.stage.starts_from
         assert start in done or (start == COMBINATION and done >= set(TRANSFERS))
         done.add(part.stage.name)

@@ -93,6 +93,22 @@ def test_run_again_it_computes_nothing(
     )
 
 
+def test_seeds_and_arms_can_be_added(data: Path, tiny_bert: Path, tmp_path: Path) -> None:
+    first = compare_toy(comparison_config(data, tiny_bert, "comparison.arms=[scratch]"), tmp_path / "run")
+    config = comparison_config(data, tiny_bert, "comparison.arms=[scratch,random]", "comparison.seeds=[1,2]")
+    more = compare_toy(config, tmp_path / "run")
+    assert len(more["cells"]) == 4
+    assert first["cells"][0] in more["cells"]
+
+
+def test_what_preparation_took_is_counted_with_the_rows(done: tuple[Path, dict[str, Any]]) -> None:
+    spent = {cell["arm"]: cell["cost"]["preparation_seconds"] for cell in done[1]["cells"]}
+    assert all(seconds > 0 for seconds in spent.values())
+    links = read_json(next((done[0] / "prepared").glob("word-links-*")) / "manifest.json")["seconds"]
+    assert spent["counts"] > links
+    assert spent["trelm-recommended"] > spent["counts"]
+
+
 def test_a_comparison_of_other_settings_is_not_mixed_in(
     done: tuple[Path, dict[str, Any]], data: Path, tiny_bert: Path
 ) -> None:
@@ -121,6 +137,22 @@ def test_interrupted_in_every_stage_and_in_a_task_it_ends_as_if_it_had_not_been(
     assert without_times(broken["cells"]) == without_times(whole["cells"])
 
 
+def test_text_is_filled_like_the_held_out_text(data: Path, tiny_bert: Path, tmp_path: Path) -> None:
+    config = comparison_config(data, tiny_bert, "comparison.arms=[scratch]")
+    text = {"task": "text", "name": "toy", "test": [str(data / "evaluation.txt")]}
+    changed = make_config({**without_nulls(config), "evaluation": [text]}, origin="toy")
+    (cell,) = compare_toy(changed, tmp_path / "run")["cells"]
+    assert cell["metrics"]["toy"] == cell["tasks"]["toy"]["scores"]["bits_per_character"] > 0
+    assert read_json(tmp_path / "run" / "comparison.json")["tasks"] == {
+        "toy": {"task": "text", "metric": "bits_per_character"}
+    }
+
+
+def without_nulls(config: Any) -> dict[str, Any]:
+    """The configuration as plain values, with the one budget that it has."""
+    return {**config.model_dump(), "budget": config.budget.model_dump(exclude_none=True)}
+
+
 def test_a_cell_that_cannot_be_done_is_named_and_the_others_are_done(
     data: Path, tiny_bert: Path, tmp_path: Path
 ) -> None:
@@ -142,7 +174,7 @@ def test_a_cell_that_cannot_be_done_is_named_and_the_others_are_done(
 )
 def test_the_rule_of_the_budget_is_said(data: Path, tiny_bert: Path, budget: dict[str, float], words: str) -> None:
     config = comparison_config(data, tiny_bert)
-    changed = make_config({**config.model_dump(exclude={"budget"}), "budget": budget}, origin="toy")
+    changed = make_config({**without_nulls(config), "budget": budget}, origin="toy")
     assert re.search(words, run_module.budget_rule(changed))
 
 

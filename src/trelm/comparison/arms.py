@@ -113,8 +113,8 @@ def joint(config: Config) -> tuple[CellStage, ...]:
     )
     upper, lower = config.stages.transfer_upper, config.stages.transfer_lower
     both = CellStage(Stage(JOINT, EVERYTHING, COMMONALITY, feeds), _with_share(upper, upper.share + lower.share))
-    first, _, _, *rest = published(config)
-    return _chained((first, both, *rest))
+    parts = [both if part.stage.name == TRANSFER_UPPER else part for part in published(config)]
+    return _chained(tuple(parts), leave_out=(TRANSFER_LOWER,))
 
 
 def without_combination(config: Config) -> tuple[CellStage, ...]:
@@ -123,8 +123,7 @@ def without_combination(config: Config) -> tuple[CellStage, ...]:
 
 
 def _with_settings(config: Config, stages: tuple[Stage, ...]) -> tuple[CellStage, ...]:
-    parts = [CellStage(stage, getattr(config.stages, stage.name.replace("-", "_"))) for stage in stages]
-    return tuple(part for part in parts if part.settings.share > 0)
+    return tuple(CellStage(stage, getattr(config.stages, stage.name.replace("-", "_"))) for stage in stages)
 
 
 def _has_pairs(stage: Stage) -> bool:
@@ -175,7 +174,7 @@ ADVERSARIAL = {
 }
 
 ARMS: dict[str, Arm] = {
-    "trelm-recommended": Arm("TreLM as configured (recipe recommended)", published),
+    "trelm-recommended": Arm("TreLM as configured", published),
     "trelm-paper": Arm(
         "TreLM with the published stages, rates and table; batches, vocabulary and the game's length as configured",
         published,
@@ -203,7 +202,11 @@ ARMS: dict[str, Arm] = {
     "frozen-body": _rival(
         "body frozen, embeddings and head trained (Artetxe et al. 2020)", "random", program=frozen_body
     ),
-    "no-tri-layer": Arm("TreLM without its TRILayer", published, has_tri_layer=False),
+    "no-tri-layer": Arm(
+        "TreLM without its TRILayer: what it would read goes straight into the upper half",
+        published,
+        has_tri_layer=False,
+    ),
     "no-ordering": Arm("TreLM without reordering: position j reads position j", published, orders=False),
     "no-cdlm": Arm("TreLM with target text in the place of CdLM", without_cross_lingual),
     "one-direction": Arm("TreLM that transfers the upper half only", one_direction),

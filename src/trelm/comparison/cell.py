@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -90,13 +90,10 @@ def _without_ordering(data: StageData) -> StageData:
         longest = np.repeat(inputs.lengths(), outputs.lengths())
         return Ragged(np.where(place < longest, place, -1).astype(np.int32), outputs.offsets)
 
-    return StageData(
-        *(data.source, data.target, data.pair_source, data.pair_target),
+    return replace(
+        data,
         source_of_target=identity(data.pair_target, data.pair_source),
         target_of_source=identity(data.pair_source, data.pair_target),
-        vocabulary=data.vocabulary,
-        max_length=data.max_length,
-        mask_rate=data.mask_rate,
     )
 
 
@@ -129,12 +126,17 @@ def start_model(cell: Cell) -> TrelmForMaskedLM:
 
 def preparation_seconds(cell: Cell) -> float:
     """What the arm's own preparation took: not what every arm needs, the corpus and a vocabulary."""
-    steps = [name for name in needed_steps(cell.arm) if name in cell.arm.prepares]
-    return sum(float(cell.context.figures(name)["seconds"]) for name in steps)
+    figures = [cell.context.figures(name) for name in needed_steps(cell.arm) if name in cell.arm.prepares]
+    # a head that was fitted in an earlier run, or in several goes, took longer than its step here
+    return sum(max(float(step["seconds"]), float(step.get("fit_seconds", 0.0))) for step in figures)
 
 
-def budget_of(cell: Cell, model: TrelmForMaskedLM) -> tuple[Unit, float, dict[str, float]]:
-    """The unit of the budget, its amount for training, and what an update of each stage costs in it."""
+def budget_of(cell: Cell, model: TrelmForMaskedLM, spent: float) -> tuple[Unit, float, dict[str, float]]:
+    """The unit of the budget, its amount for training, and what an update of each stage costs in it.
+
+    Args:
+        spent: seconds of the arm's own preparation.
+    """
     budget = cell.config.budget
     if budget.updates is not None:
         return "updates", float(budget.updates), {part.stage.name: 1.0 for part in cell.program}
@@ -142,8 +144,7 @@ def budget_of(cell: Cell, model: TrelmForMaskedLM) -> tuple[Unit, float, dict[st
         return "tokens", float(budget.tokens), {part.stage.name: mean_tokens(cell, part) for part in cell.program}
     if budget.flops is not None:
         return "flops", budget.flops, mean_flops(cell, model)
-    left = 60 * float(budget.minutes or 0) - preparation_seconds(cell)
-    return "seconds", left, mean_seconds(cell, model)
+    return "seconds", 60 * float(budget.minutes or 0) - spent, mean_seconds(cell, model)
 
 
 def mean_tokens(cell: Cell, part: CellStage) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from trelm.comparison.arms import combines
-from trelm.comparison.cell import Cell, preparation_seconds
+from trelm.comparison.cell import Cell
 from trelm.comparison.scoring import SCORES
 from trelm.comparison.work import EVALUATION, PLAN, stage_folder
 from trelm.steps.context import Figures
@@ -42,7 +42,7 @@ def cell_result(cell: Cell, tasks: dict[str, Figures]) -> dict[str, Any]:
         "metrics": {name: scores[name] for name in SCORES} | {label: task["score"] for label, task in tasks.items()},
         "tasks": tasks,
         "curve": learning_curve(cell),
-        "cost": cost | {"preparation_seconds": preparation_seconds(cell), "parameters": plan["parameters"]},
+        "cost": cost | {"preparation_seconds": plan["preparation_seconds"], "parameters": plan["parameters"]},
         "start": plan["start"],
         "stages": {
             part.stage.name: {name: stage[name] for name in ("updates", "tokens", "seconds", "flops")}

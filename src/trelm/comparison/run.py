@@ -7,21 +7,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from trelm.comparison.arms import ARMS, Arm
 from trelm.comparison.cell import Cell
 from trelm.comparison.pictures import table_picture, word_link_picture
 from trelm.comparison.preparation import CellRun, places, plan_preparation, prepare_all
 from trelm.comparison.result import cell_result
+from trelm.comparison.scoring import score
 from trelm.comparison.work import cell_steps, do_step, final_model, remove_models
-from trelm.config import Config, dump_config
+from trelm.config import Config, EvaluationConfig, dump_config
 from trelm.errors import TrelmError
 from trelm.progress import Progress, StepProgress
+from trelm.report.comparison_schema import COMPARISON, RESULTS
 from trelm.steps.context import ALIGNMENT, Context, Figures
-from trelm.steps.outcome import versions
+from trelm.steps.outcome import task_lines, versions
 from trelm.steps.tasks import encoder_of, run_task
 from trelm.workspace import digest, read_json, write_json
 
-RESULTS, CELLS, COMPARISON = "results", "cells", "comparison.json"
+CELLS, BITS = "cells", "bits_per_character"
 
 
 @dataclass(frozen=True)
@@ -66,9 +70,8 @@ def run_comparison(comparison: Comparison, progress: Progress) -> dict[str, Any]
     A cell that cannot be done, as with a budget too small for its stages, is named under `failed`; the others go on.
     """
     arms = comparison.arms()
-    failed: dict[str, str] = {}
     prepare_all(plan_preparation(arms, comparison.root, comparison.inputs), comparison.root, progress)
-    overview = describe(comparison, failed)
+    overview = describe(comparison)
     write_json(comparison.root / COMPARISON, overview)
     for seed in comparison.config.comparison.seeds:
         for name in arms:
@@ -80,9 +83,8 @@ def run_comparison(comparison: Comparison, progress: Progress) -> dict[str, Any]
                 with progress.step(label) as tell:
                     _do_cell(comparison, name, seed, tell)
             except TrelmError as error:
-                failed[f"{name}/seed-{seed}"] = str(error)
-    overview = describe(comparison, failed)
-    write_json(comparison.root / COMPARISON, overview)
+                overview["failed"][f"{name}/seed-{seed}"] = str(error)
+                write_json(comparison.root / COMPARISON, overview)
     return overview
 
 
@@ -94,7 +96,7 @@ def steps_in_all(comparison: Comparison) -> int:
 
 def _do_cell(comparison: Comparison, name: str, seed: int, tell: StepProgress) -> None:
     cell = comparison.cell(name, seed)
-    inputs = digest([dump_config(cell.config, card=False), sorted(str(p) for p in _prepared(cell).values())])
+    inputs = digest([claimed(cell.config), sorted(path.name for path in _prepared(cell).values())])
     for step, work in cell_steps(cell).items():
         tell.note(step)
         do_step(cell, step, work, inputs, tell)
@@ -103,32 +105,48 @@ def _do_cell(comparison: Comparison, name: str, seed: int, tell: StepProgress) -
     remove_models(cell)
 
 
+def claimed(config: Config) -> str:
+    """The configuration without what may grow: arms and seeds can be added to a comparison."""
+    values = config.model_dump(mode="json", exclude={"card": True, "comparison": {"arms", "seeds"}})
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
 def _prepared(cell: Cell) -> Mapping[str, Path]:
     run = cell.context.run
     return run.prepared if isinstance(run, CellRun) else {}
 
 
 def _score_tasks(cell: Cell, tell: StepProgress) -> dict[str, Figures]:
-    """Every evaluation set that the arm's model can be tuned for or scored on, with the cell's seed."""
-    folder, context = cell.context.run.folder, cell.context
+    """Every evaluation set but those of whole tables, with the cell's seed; text is filled like the held-out text."""
+    context, model = cell.context, final_model(cell)
+    encoder = encoder_of(
+        model.trelm,
+        cell.tokenizer,
+        # trained in one language, or folding into a plain model, which has one
+        languages=() if not cell.arm.reads_pairs or model.config.plainness == 1.0 else None,
+        device=context.device,
+        precision=context.precision,
+    )
     scores: dict[str, Figures] = {}
     for number, task in enumerate(cell.config.evaluation):
-        if not (task.is_tuned or task.task == "retrieval"):
+        if task.task == "translation":
             continue
         tell.note(task.label)
-        encoder = encoder_of(
-            final_model(cell).trelm,
-            cell.tokenizer,
-            digest=f"{cell.name}-{cell.config.seed}",
-            device=context.device,
-            precision=context.precision,
-        )
-        work = folder / "tasks" / str(number)
-        scores[task.label] = run_task(encoder, task, seeds=(cell.config.seed,), work=work, cache=None, tell=tell)
+        if takes_encoder(task):
+            work = context.run.folder / "tasks" / str(number)
+            scores[task.label] = run_task(encoder, task, seeds=(cell.config.seed,), work=work, cache=None, tell=tell)
+        else:
+            filled = score(cell, model, task_lines(task))
+            scores[task.label] = {"task": "text", "metric": BITS, "score": filled[BITS], "scores": filled}
     return scores
 
 
-def describe(comparison: Comparison, failed: Mapping[str, str]) -> dict[str, Any]:
+def takes_encoder(task: EvaluationConfig) -> bool:
+    """Whether an encoder is tuned for the set or retrieves in it."""
+    return task.is_tuned or task.task == "retrieval"
+
+
+def describe(comparison: Comparison) -> dict[str, Any]:
     """What the report needs besides the cells."""
     config, arms = comparison.config, comparison.arms()
     shown = [(arm, one) for arm, one in arms.values() if ALIGNMENT in arm.prepares]
@@ -136,7 +154,7 @@ def describe(comparison: Comparison, failed: Mapping[str, str]) -> dict[str, Any
     if shown:
         arm, one = shown[0]
         context = Context(one, CellRun(comparison.root, places(one, arm, comparison.root, comparison.inputs)))
-    tuned = [task for task in config.evaluation if task.is_tuned or task.task == "retrieval"]
+    scored = [task for task in config.evaluation if task.task != "translation"]
     return {
         "title": f"{config.source.model} to {config.target.language}: {len(arms)} ways compared",
         "languages": {"source": config.source.language, "target": config.target.language},
@@ -144,8 +162,11 @@ def describe(comparison: Comparison, failed: Mapping[str, str]) -> dict[str, Any
         "budget_rule": budget_rule(config),
         "arms": {name: arm.description for name, (arm, _) in arms.items()},
         "seeds": list(config.comparison.seeds),
-        "tasks": {task.label: {"task": task.task} for task in tuned},
-        "failed": dict(failed),
+        "tasks": {
+            task.label: {"task": task.task} if takes_encoder(task) else {"task": "text", "metric": BITS}
+            for task in scored
+        },
+        "failed": {},
         "word_links": None if context is None else word_link_picture(context),
         "projection": None if context is None else table_picture(context),
         "diagnosis": None,

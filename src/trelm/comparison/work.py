@@ -10,10 +10,12 @@ from functools import partial
 from pathlib import Path
 
 from trelm.comparison.arms import TRANSFERS
-from trelm.comparison.cell import Cell, budget_of, mean_flops, start_model
+from trelm.comparison.cell import Cell, budget_of, mean_flops, preparation_seconds, start_model
 from trelm.comparison.scoring import HELD_OUT, SCORES, point, points_within, score
+from trelm.model.configuration import TrelmConfig
 from trelm.model.encoder import TrelmForMaskedLM
-from trelm.model.halves import combine, part_of_parameters
+from trelm.model.halves import combined
+from trelm.model.source import dropout_of
 from trelm.progress import StepProgress
 from trelm.stages import COMBINATION, START, Stage, plan_updates, run_stage
 from trelm.steps.context import Figures, use_all_cores
@@ -30,9 +32,11 @@ Work = Callable[[Path, StepProgress], Figures]
 def plan_cell(cell: Cell, folder: Path, tell: StepProgress) -> Figures:
     """Make the model before training, score it, and fix the updates of each stage."""
     use_all_cores()
+    started = time.perf_counter()
     model = start_model(cell)
+    spent = preparation_seconds(cell) + time.perf_counter() - started
     save_model(model, folder)
-    unit, amount, per_update = budget_of(cell, model)
+    unit, amount, per_update = budget_of(cell, model, spent)
     shares = {part.stage.name: part.settings.share for part in cell.program}
     updates = plan_updates(amount, unit, shares, per_update)
     start = score(cell, model, cell.context.lines(HELD_OUT))
@@ -40,6 +44,7 @@ def plan_cell(cell: Cell, folder: Path, tell: StepProgress) -> Figures:
         "updates": updates,
         "unit": unit,
         "amount": amount,
+        "preparation_seconds": spent,
         "parameters": model.num_parameters(),
         "flops_per_update": per_update if unit == "flops" else mean_flops(cell, model),
         "start": {name: start[name] for name in SCORES},
@@ -100,9 +105,7 @@ class _Points:
 
 def _starting_model(cell: Cell, stage: Stage) -> TrelmForMaskedLM:
     if stage.starts_from == COMBINATION:
-        upper, lower = (_load(cell, name) for name in TRANSFERS)
-        upper.load_state_dict(combine(upper.state_dict(), lower.state_dict(), part_of_parameters(upper)))
-        return upper
+        return combined(*(_load(cell, name) for name in TRANSFERS))
     return _load(cell, PLAN if stage.starts_from == START else stage.starts_from)
 
 
@@ -152,5 +155,10 @@ def remove_models(cell: Cell) -> None:
 
 
 def final_model(cell: Cell) -> TrelmForMaskedLM:
-    """The arm's model after its last stage."""
-    return _load(cell, cell.program[-1].stage.name)
+    """The arm's model after its last stage, with the source's own dropout, which tuning expects."""
+    folder = str(cell.context.run.folder / stage_folder(cell.program[-1].stage.name) / "model")
+    config = TrelmConfig.from_pretrained(folder)
+    for name, rate in dropout_of(cell.context.pretrained.config).items():
+        setattr(config.source, name, rate)
+    model: TrelmForMaskedLM = TrelmForMaskedLM.from_pretrained(folder, config=config)
+    return model

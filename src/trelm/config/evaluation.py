@@ -10,6 +10,8 @@ from trelm.config.section import Section
 
 TUNED = ("classification", "tagging", "entities", "parsing", "roles")
 """Tasks that a model is tuned for; their sets without `train` serve as text."""
+HELD_OUT_SCORES = ("bits_per_character", "masked_accuracy", "masked_loss")
+"""What every model is scored by on held-out text: they stand beside the sets in a comparison."""
 
 
 class FineTuningConfig(Section):
@@ -83,11 +85,13 @@ class EvaluationConfig(Section):
 
     @property
     def lacks(self) -> str | None:
-        """What is missing for tuning, in words; None where nothing is, or where no model is tuned for the set."""
+        """What is missing for tuning or retrieval, in words; None where nothing is, or where the set is for neither."""
         if self.is_tuned and not self.dev:
             return f"'{self.label}' has train and no dev; name files under dev: a model is chosen on them"
         if self.is_tuned and not self.test and self.test_from_dev is None:
             return f"'{self.label}' has train and no test; name files under test, or give test_from_dev"
+        if self.task == "retrieval" and not self.test and self.test_from_dev is None:
+            return f"'{self.label}' has no test; name files under test, or give test_from_dev"
         return None
 
     @model_validator(mode="after")
@@ -96,15 +100,23 @@ class EvaluationConfig(Section):
             raise ValueError(f"'{self.label}' has both test and test_from_dev; leave one out")
         if self.test_from_dev is not None and not self.dev:
             raise ValueError(f"'{self.label}' has test_from_dev and no dev; name files under dev")
+        if self.test_from_dev is not None and self.train_language is not None:
+            raise ValueError(
+                f"'{self.label}' has train_language and test_from_dev: dev is not in the test's language; "
+                "name files under test"
+            )
         return self
 
 
 def require_distinct(tasks: tuple[EvaluationConfig, ...]) -> None:
-    """Raises ValueError where two sets have one name."""
+    """Raises ValueError where two sets have one name, or one has that of a score on held-out text."""
     labels = [task.label for task in tasks]
     twice = [label for label in labels if labels.count(label) > 1]
     if twice:
         raise ValueError(f"two evaluation sets are called '{twice[0]}'; give each its own name")
+    taken = [label for label in labels if label in HELD_OUT_SCORES]
+    if taken:
+        raise ValueError(f"an evaluation set is called '{taken[0]}', as a score on held-out text is; rename it")
 
 
 class TasksConfig(Section):

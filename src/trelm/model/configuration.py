@@ -18,7 +18,8 @@ class TrelmConfig(PreTrainedConfig):
         languages: codes of the two languages; a language id is an index into them.
         default_language: language id that is meant where none is given: the target's.
         tri_position: body layers below the TRILayer, `m = N // 2`.
-        has_tri_layer: without it the reordered states go straight into the upper half: N layers, for comparisons.
+        has_tri_layer: without it, what it would read (reordered states, language, positions) goes straight into the
+            upper half: N layers, for comparisons.
         sparse_prediction: with labels, compute logits only where a label is; the output's logits are then
             `(labelled positions, vocabulary)`.
         plainness: from 0 to 1, how much is taken away of what a plain model cannot hold: the position input of the

@@ -74,5 +74,11 @@ def combine(
     return combined
 
 
+def combined(upper: TrelmForMaskedLM, lower: TrelmForMaskedLM) -> TrelmForMaskedLM:
+    """`upper` with the weights that `combine` makes of both models."""
+    upper.load_state_dict(combine(upper.state_dict(), lower.state_dict(), part_of_parameters(upper)))
+    return upper
+
+
 def _tensors_of(layers: list[nn.Module]) -> set[int]:
     return {tensor.data_ptr() for layer in layers for tensor in (*layer.parameters(), *layer.buffers())}

@@ -116,11 +116,11 @@ def load_source(
         config = AutoConfig.from_pretrained(path, **options)
         family = family_of(config)
         own = (
-            _load_tokenizer("source.tokenizer: ", tokenizer)
+            load_tokenizer("source.tokenizer: ", tokenizer)
             if tokenizer
-            else _load_tokenizer("source.model: ", path, **options)
+            else load_tokenizer("source.model: ", path, **options)
         )
-        backbone, lost, _ = _load(AutoModel, path, config, options, seed)
+        backbone, lost, _ = load_pretrained(AutoModel, path, config, options, seed)
         with_head, missing = _load_with_head(path, config, options, seed)
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError, StrictDataclassError) as error:
         raise ConfigError(_why_not(name, error)) from None
@@ -142,7 +142,7 @@ def load_masked_lm(name: str) -> tuple[Any, PreTrainedTokenizerBase]:
     try:
         config = AutoConfig.from_pretrained(name)
         model, missing = _load_with_head(name, config, {}, seed=1)
-        tokenizer = _load_tokenizer("", name)
+        tokenizer = load_tokenizer("", name)
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError, StrictDataclassError) as error:
         found = first_line(error)
         raise ConfigError(f"{name}: expected a model folder or a reachable Hub id, found none ({found})") from None
@@ -155,7 +155,7 @@ def load_masked_lm(name: str) -> tuple[Any, PreTrainedTokenizerBase]:
     return model, tokenizer
 
 
-def _load_tokenizer(key: str, path: str, **options: Any) -> PreTrainedTokenizerBase:
+def load_tokenizer(key: str, path: str, **options: Any) -> PreTrainedTokenizerBase:
     """The tokenizer in a folder or on the Hub; `key` begins the message where there is none."""
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, **options)
@@ -169,11 +169,11 @@ def _load_tokenizer(key: str, path: str, **options: Any) -> PreTrainedTokenizerB
 
 def _load_with_head(path: str, config: Any, options: dict[str, Any], seed: int) -> tuple[Any, list[str]]:
     """The masked-LM class, with the head that the checkpoint has, whatever its configuration says; what it lacks."""
-    model, missing, unused = _load(AutoModelForMaskedLM, path, config, options, seed)
+    model, missing, unused = load_pretrained(AutoModelForMaskedLM, path, config, options, seed)
     family = FAMILIES.get(config.model_type)
     other = None if family is None else family.other_head(config, unused)
     if other is not None:
-        model, missing, _ = _load(AutoModelForMaskedLM, path, other, options, seed)
+        model, missing, _ = load_pretrained(AutoModelForMaskedLM, path, other, options, seed)
     return model, missing
 
 
@@ -217,7 +217,7 @@ def _check_complete(name: str, lost: list[str], tokenizer: PreTrainedTokenizerBa
         )
 
 
-def _load(
+def load_pretrained(
     auto: Any, path: str, config: PreTrainedConfig, options: dict[str, Any], seed: int
 ) -> tuple[Any, list[str], list[str]]:
     """The model in float32, the keys that the checkpoint lacks (filled at random, by the seed), and those left over."""

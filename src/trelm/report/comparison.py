@@ -21,8 +21,11 @@ LOWER = (BITS, "masked_loss")
 REFERENCE = "scratch"
 AXES = ("tokens", "seconds", "flops")
 OWN = "trelm-"
-ABLATIONS = ("no-tri-layer", "no-ordering", "no-cdlm", "one-direction", "joint", "no-combination", "adversarial")
-"""Arms that are a `trelm-*` arm with one part changed: no rivals."""
+ABLATIONS = (
+    *("no-tri-layer", "no-ordering", "no-cdlm", "one-direction", "joint", "no-combination", "adversarial"),
+    "recommended-rows",
+)
+"""Arms that are a `trelm-*` arm with parts changed or left out: no rivals."""
 
 
 @dataclass(frozen=True)

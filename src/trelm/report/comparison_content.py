@@ -79,7 +79,19 @@ def _scores(grid: Grid, metrics: dict[str, MetricSummary]) -> Section:
     arms = Table("What the arms are", ("Arm", "What it is"), tuple(grid.comparison.arms.items()), prose=True)
     table = Table("Scores", header, rows, sortable=True)
     rule = [grid.comparison.budget_rule] if grid.comparison.budget_rule else []
-    return Section("scores", "Scores", (*rule, SCORES_NOTE), (table, arms) if rows else (arms,))
+    return Section("scores", "Scores", (*rule, SCORES_NOTE, *_cut(grid)), (table, arms) if rows else (arms,))
+
+
+def _cut(grid: Grid) -> list[str]:
+    """What is said where the same words were not masked for all: a tokenizer that cuts finer reaches its end sooner."""
+    dropped: dict[str, tuple[float, float]] = {}
+    for cell in grid.cells:
+        beyond, within = cell.scores.get("dropped_units") or 0, cell.scores.get("masked_units") or 0
+        if beyond:
+            dropped[cell.arm] = beyond, beyond + within
+    words = [f"{arm} lacks {number(beyond)} of the {number(chosen)}" for arm, (beyond, chosen) in dropped.items()]
+    note = "Words beyond the longest sequence are not masked, and how many that are depends on the tokenizer"
+    return [f"{note}: {', '.join(words)}."] if words else []
 
 
 def _metric_name(grid: Grid, metric: str) -> str:

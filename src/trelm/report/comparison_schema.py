@@ -53,7 +53,10 @@ class TaskScores(Part):
 
 
 class Cell(Part):
-    """The result of one arm with one seed; `metrics` has the main score of each set beside those of held-out text."""
+    """The result of one arm with one seed; `metrics` has the main score of each set beside those of held-out text.
+
+    `scores` has all that is known of the held-out text, `masked_units` and `dropped_units` among it.
+    """
 
     arm: str
     seed: int
@@ -62,6 +65,7 @@ class Cell(Part):
     curve: LearningCurve = LearningCurve()
     cost: CellCost = CellCost()
     start: Scores | None = None
+    scores: dict[str, float | None] = Field({})
     examples: list[Example] = Field([])
     device: str | None = None
     precision: str | None = None

@@ -100,25 +100,6 @@ def task_lines(task: EvaluationConfig) -> list[str]:
     return lines[round(len(lines) * (1 - task.test_from_dev)) :]
 
 
-def refuse_translation(tasks: Sequence[EvaluationConfig]) -> None:
-    """Raises ConfigError for a task that takes two languages' tables and so a whole run."""
-    unfit = [task.label for task in tasks if task.task == "translation"]
-    if unfit:
-        raise ConfigError(f"evaluation '{unfit[0]}': translation needs the two tables of a run; see the run's report")
-
-
-def score_model(model: str, tasks: Sequence[EvaluationConfig]) -> dict[str, Figures]:
-    """Scores of any masked language model, ours or not, on each evaluation set that has sentences.
-
-    Raises:
-        ConfigError: no masked language model there, or a task that takes two languages' tables and so a whole run.
-    """
-    refuse_translation(tasks)
-    loaded = load_for_text(model, tasks)
-    use_all_cores()
-    return {task.label: score_task_text(loaded, task) for task in tasks}
-
-
 def load_for_text(model: str, tasks: Sequence[EvaluationConfig]) -> tuple[Any, Any]:
     """A masked language model and its tokenizer, to score text with.
 

@@ -6,6 +6,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,14 +16,15 @@ from transformers import PreTrainedTokenizerBase
 
 from trelm.config import EvaluationConfig
 from trelm.corpus.files import expand
+from trelm.corpus.hub import is_hub_name
 from trelm.errors import ConfigError, did_you_mean
 from trelm.model.families import usable_positions
 from trelm.model.loading import load_bare_encoder, type_count, without_attention_dropout
 from trelm.progress import Progress
 from trelm.steps.context import use_all_cores
 from trelm.steps.head_cache import cache_folder
-from trelm.steps.outcome import load_for_text, refuse_translation, score_task_text
-from trelm.tasks.encoder import Encoder
+from trelm.steps.outcome import load_for_text, score_task_text
+from trelm.tasks.encoder import Encoder, language_index
 from trelm.tasks.labelling import classification, tagging
 from trelm.tasks.parsing import parsing
 from trelm.tasks.problem import Problem
@@ -37,6 +39,7 @@ from trelm.workspace import digest, read_json, write_json
 LEARNING_RATES = (5e-5, 1.5e-4, 5e-4)
 HEAD_LEARNING_RATE = 1e-3
 EPOCHS = 10
+NEEDS_RUN = "needs the two tables of a run"
 
 __all__ = ["Encoder", "encoder_of", "evaluate_model", "load_encoder", "run_task"]
 
@@ -51,35 +54,50 @@ def evaluate_model(
 ) -> dict[str, dict[str, Any]]:
     """Scores of any encoder on each set: bits per character of those that are text, see `run_task` for the others.
 
+    A set of translation among others is skipped: it has `task` and the reason under `skipped`.
+
     Args:
         only: this set alone. work: where trainings under way lie; in the cache where None.
 
     Raises:
         TrelmError: an unknown set, a set that the model cannot be scored on, no model there, bad data.
     """
-    chosen = [task for task in tasks if only in (None, task.label)]
-    if not chosen:
-        known = [task.label for task in tasks]
-        raise ConfigError(f"--only {only}: unknown set (known: {', '.join(known)}){did_you_mean(str(only), known)}")
-    refuse_translation(chosen)
-    check_tunable(chosen)
-    for pattern in (one for task in chosen for one in (*task.train, *task.dev, *task.test)):
-        if not pattern.startswith("hf://"):
+    chosen = _chosen(tasks, only)
+    scorable = [task for task in chosen if task.task != "translation"]
+    as_text = [task for task in scorable if not _takes_encoder(task)]
+    check_tunable(scorable)
+    for pattern in (one for task in as_text for one in (*task.train, *task.dev, *task.test)):
+        if not is_hub_name(pattern):
             expand(pattern)
-    as_text = [task for task in chosen if not _takes_encoder(task)]
     masked_lm = load_for_text(name, as_text) if as_text else None
-    encoder = load_encoder(name) if len(as_text) < len(chosen) else None
+    encoder = load_encoder(name) if len(as_text) < len(scorable) else None
+    if encoder is not None:
+        _check_languages(scorable, encoder.languages)
     use_all_cores()
     cache = cache_folder() / "tasks"
     results: dict[str, dict[str, Any]] = {}
     with Progress(len(chosen), quiet=quiet) as progress:
         for task in chosen:
             with progress.step(task.label) as tell:
-                if encoder is not None and _takes_encoder(task):
+                if task.task == "translation":
+                    tell.note(f"skipped: {NEEDS_RUN}")
+                    results[task.label] = {"task": task.task, "skipped": NEEDS_RUN}
+                elif encoder is not None and _takes_encoder(task):
                     results[task.label] = run_task(encoder, task, work=work or cache, cache=cache, tell=tell)
                 elif masked_lm is not None:
                     results[task.label] = score_task_text(masked_lm, task)
     return results
+
+
+def _chosen(tasks: Sequence[EvaluationConfig], only: str | None) -> list[EvaluationConfig]:
+    """All sets or one, if there is any that a model alone can be scored on."""
+    chosen = [task for task in tasks if only in (None, task.label)]
+    if not chosen:
+        known = [task.label for task in tasks]
+        raise ConfigError(f"--only {only}: unknown set (known: {', '.join(known)}){did_you_mean(str(only), known)}")
+    if all(task.task == "translation" for task in chosen):
+        raise ConfigError(f"evaluation '{chosen[0].label}': translation {NEEDS_RUN}; see the run's report")
+    return chosen
 
 
 def _takes_encoder(task: EvaluationConfig) -> bool:
@@ -87,11 +105,50 @@ def _takes_encoder(task: EvaluationConfig) -> bool:
     return task.is_tuned or task.task == "retrieval"
 
 
-def check_tunable(tasks: Sequence[EvaluationConfig]) -> None:
-    """Raises ConfigError where a set has train and not what else tuning needs."""
-    for task in tasks:
+def check_tunable(tasks: Sequence[EvaluationConfig], languages: tuple[str, ...] = ()) -> None:
+    """Tell before anything trains what is wrong with the sets that models are tuned for or retrieve in: read them once.
+
+    Args:
+        languages: of the model, where it has several.
+
+    Raises:
+        ConfigError: a set lacks a part, names something else than files, or a language that the model has not.
+        DataError: what `read_parts` says.
+    """
+    wanted = [task for task in tasks if _takes_encoder(task)]
+    for task in wanted:
         if task.lacks is not None:
             raise ConfigError(f"evaluation: {task.lacks}")
+        for pattern in (*task.train, *task.dev, *task.test):
+            if is_hub_name(pattern):
+                raise ConfigError(
+                    f"evaluation '{task.label}': expected files, found an hf:// name ('{pattern}'); save it to files "
+                    "first"
+                )
+    _check_languages(wanted, languages)
+    for task in wanted:
+        _parts(task)
+
+
+def _check_languages(tasks: Sequence[EvaluationConfig], languages: tuple[str, ...]) -> None:
+    for task in tasks:
+        if languages and task.is_tuned and task.train_language is not None:
+            try:
+                language_index(languages, task.train_language)
+            except ConfigError as error:
+                raise ConfigError(f"evaluation '{task.label}': {error}") from None
+
+
+def _parts(task: EvaluationConfig) -> Parts:
+    return read_parts(
+        task.task,
+        task.label,
+        train=task.train,
+        dev=task.dev,
+        test=task.test,
+        test_from_dev=task.test_from_dev,
+        max_train=task.fine_tuning.max_train,
+    )
 
 
 def load_encoder(name: str) -> Encoder:
@@ -107,10 +164,17 @@ def encoder_of(
     *,
     device: Literal["cpu", "cuda"] | None = None,
     precision: Literal["float32", "bfloat16"] | None = None,
+    languages: tuple[str, ...] | None = None,
 ) -> Encoder:
-    """A bare encoder that is in memory; it is copied, on the CPU and without attention dropout."""
+    """A bare encoder that is in memory; it is copied, on the CPU and without attention dropout.
+
+    Args:
+        languages: None for the model's own; () for a model that knows one language though its class has several: it
+            reads everything in its default language, whatever language a set names.
+    """
     bare = without_attention_dropout(model)
-    return _encoder(bare, tokenizer, digest or model_digest(bare, tokenizer), device, precision)
+    made = _encoder(bare, tokenizer, digest or model_digest(bare, tokenizer), device, precision)
+    return made if languages is None else replace(made, languages=languages)
 
 
 def _encoder(
@@ -126,7 +190,6 @@ def _encoder(
         build=lambda: copy.deepcopy(model),
         tokenizer=tokenizer,
         width=config.hidden_size,
-        layers=config.num_hidden_layers,
         digest=found,
         max_length=usable_positions(config),
         languages=tuple(config.languages) if config.model_type == "trelm" else (),
@@ -142,7 +205,7 @@ def model_digest(model: nn.Module, tokenizer: Any) -> str:
     found = hashlib.sha256()
     for name, weight in sorted(model.state_dict().items()):
         found.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
-        found.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        found.update(weight.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     config: Any = model.config
     values = config.to_dict()
     for incidental in ("_name_or_path", "transformers_version", "architectures"):
@@ -193,15 +256,7 @@ def run_task(
         tell.note(f"done before: {kept}")
         known: dict[str, Any] = read_json(kept)
         return known
-    parts = read_parts(
-        task.task,
-        task.label,
-        train=task.train,
-        dev=task.dev,
-        test=task.test,
-        test_from_dev=task.test_from_dev,
-        max_train=tuning.max_train,
-    )
+    parts = _parts(task)
     if task.task == "retrieval":
         found = retrieval(encoder, parts, tuning.max_length, tell)
     else:
@@ -226,8 +281,8 @@ def _problem(encoder: Encoder, task: EvaluationConfig, parts: Parts, languages: 
     if task.task in ("tagging", "entities"):
         return tagging(encoder, parts, length, languages, entities=task.task == "entities")
     if task.task == "parsing":
-        return parsing(encoder, parts, length, languages, task.label)
-    return roles(encoder, parts, length, languages, task.label)
+        return parsing(encoder, parts, length, languages)
+    return roles(encoder, parts, length, languages)
 
 
 def _inputs(encoder: Encoder, task: EvaluationConfig, settings: TuningSettings, languages: Sequence[Any]) -> list[Any]:

@@ -12,7 +12,7 @@ from trelm.config import Config, StageConfig
 from trelm.corpus.ragged import Ragged
 from trelm.errors import BudgetError
 from trelm.model.encoder import TrelmForMaskedLM
-from trelm.model.halves import combine, part_of_parameters
+from trelm.model.halves import combined
 from trelm.progress import StepProgress
 from trelm.stages import (
     COMBINATION,
@@ -146,9 +146,7 @@ def updates_of(context: Context, stage: Stage) -> int:
 
 def combine_halves(context: Context, folder: Path, tell: StepProgress) -> Figures:
     """METHOD section 5, stage 3."""
-    upper, lower = load_model(context, TRANSFER_UPPER), load_model(context, TRANSFER_LOWER)
-    upper.load_state_dict(combine(upper.state_dict(), lower.state_dict(), part_of_parameters(upper)))
-    save_model(upper, folder)
+    save_model(combined(load_model(context, TRANSFER_UPPER), load_model(context, TRANSFER_LOWER)), folder)
     return {}
 
 

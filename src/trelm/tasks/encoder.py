@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,9 +18,10 @@ class Encoder:
 
     Attributes:
         build: makes a fresh copy, called as `model(input_ids=, attention_mask=, ...).last_hidden_state`.
-        width: h, of its states. layers: states after the embeddings that it gives. digest: of weights and tokenizer.
+        width: h, of its states. digest: of weights and tokenizer.
         max_length: tokens of its longest sequence; None: no limit.
-        languages: codes of a TreLM model, which is given `language=<index>`; () for an ordinary model.
+        languages: codes of a TreLM model, which is given `language=<index>`; () for a model that is given none, as an
+            ordinary one: a language that a set names is of no account then.
         default_language: the index that is meant where none is named.
         segments: whether it tells the two texts of a pair apart by `token_type_ids`.
     """
@@ -28,7 +29,6 @@ class Encoder:
     build: Callable[[], nn.Module]
     tokenizer: PreTrainedTokenizerBase
     width: int
-    layers: int
     digest: str
     max_length: int | None = None
     languages: tuple[str, ...] = ()
@@ -47,14 +47,22 @@ class Encoder:
             return None
         if code is None:
             return self.default_language
-        if code not in self.languages:
-            known = ", ".join(self.languages)
-            raise ConfigError(
-                f"train_language: expected a language of the model ({known}), found '{code}'; name one of them"
-                f"{did_you_mean(code, self.languages)}"
-            )
-        return self.languages.index(code)
+        return language_index(self.languages, code)
 
     def longest(self, wanted: int) -> int:
         """Tokens of an example: what is wanted, within what the encoder reads."""
         return wanted if self.max_length is None else min(wanted, self.max_length)
+
+
+def language_index(languages: Sequence[str], code: str) -> int:
+    """The place of a language among a model's.
+
+    Raises:
+        ConfigError: the model has not that language.
+    """
+    if code not in languages:
+        raise ConfigError(
+            f"train_language: expected a language of the model ({', '.join(languages)}), found '{code}'; name one of "
+            f"them{did_you_mean(code, languages)}"
+        )
+    return languages.index(code)

@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trelm.corpus.treebanks import Sentence, Word
-from trelm.errors import DataError
+from trelm.corpus.treebanks import Word
 from trelm.evaluation.attachment import attachment_scores
 from trelm.evaluation.trees import maximum_spanning_tree
 from trelm.tasks.encoder import Encoder
@@ -28,15 +27,9 @@ ARC_SIZE, RELATION_SIZE, DROPOUT = 384, 128, 0.33
 Tree = tuple[list[int], list[int]]
 
 
-def parsing(encoder: Encoder, parts: Parts, max_length: int, languages: Sequence[int | None], label: str) -> Problem:
-    """Labelled attachment. Words beyond `max_length` hang on the word before, by the most frequent relation.
-
-    Raises:
-        DataError: a word without a head.
-    """
+def parsing(encoder: Encoder, parts: Parts, max_length: int, languages: Sequence[int | None]) -> Problem:
+    """Labelled attachment. Words beyond `max_length` hang on the word before, by the most frequent relation."""
     named = {"train": parts.train, "dev": parts.dev, "test": parts.test}
-    for name, sentences in named.items():
-        _check_heads(sentences, f"'{label}', {name}")
     trained = [relation(word) for sentence in parts.train for word in sentence.words]
     relations, fallback = label_index([*trained, ROOT]), most_frequent(trained)
     made: dict[str, Part] = {}
@@ -73,16 +66,6 @@ def parsing(encoder: Encoder, parts: Parts, max_length: int, languages: Sequence
 def relation(word: Word) -> str:
     """The universal relation, without its subtype."""
     return word.deprel.partition(":")[0]
-
-
-def _check_heads(sentences: Sequence[Sentence], where: str) -> None:
-    for sentence in sentences:
-        for word in sentence.words:
-            if word.head is None:
-                raise DataError(
-                    f"{where}: expected a head for every word, found none for '{word.form}' in '{sentence.text[:60]}'; "
-                    "fill in the seventh column"
-                )
 
 
 def _tree_scores(names: Sequence[str], fallback: str, part: Part, found: Sequence[Tree]) -> dict[str, float]:

@@ -14,6 +14,7 @@ from trelm.corpus.tagged import read_tagged
 from trelm.corpus.text import read_text
 from trelm.corpus.treebanks import read_propositions, read_treebank
 from trelm.errors import DataError
+from trelm.tasks.checking import check_examples
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def read_parts(
         max_train: so many of train at most, evenly spaced.
 
     Raises:
-        DataError: a part that files are named for has no example, one text beside pairs, and what the readers say.
+        DataError: a part that files are named for has no example, and what `check_examples` and the readers say.
     """
     named = {"train": train, "dev": dev, "test": test}
     found = {name: [one for pattern in patterns for one in read_examples(kind, pattern)]
@@ -53,9 +54,9 @@ def read_parts(
             raise DataError(f"'{label}', {name}: expected examples, found none; name other files")
     if test_from_dev is not None:
         found["dev"], found["test"] = _split(found["dev"], test_from_dev, label)
-    if kind == "classification" and len({text.second is None for part in found.values() for text in part}) > 1:
-        raise DataError(f"'{label}': expected texts or pairs of texts, found both; keep to one of the two")
-    return Parts(evenly(found["train"], max_train), found["dev"], found["test"])
+    found["train"] = evenly(found["train"], max_train)
+    check_examples(kind, label, found)
+    return Parts(found["train"], found["dev"], found["test"])
 
 
 def evenly(examples: Sequence[Any], most: int | None) -> list[Any]:

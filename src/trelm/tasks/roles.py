@@ -10,7 +10,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from trelm.corpus.treebanks import Frame, Sentence
-from trelm.errors import DataError
 from trelm.evaluation.roles import role_scores
 from trelm.tasks.encoder import Encoder
 from trelm.tasks.heads import Batch, Biaffine, first_states, mean_cross_entropy, mean_states, perceptron
@@ -64,18 +63,13 @@ def split_sense(sense: str) -> tuple[str, str]:
     return (name, number) if dot else (sense, "")
 
 
-def roles(encoder: Encoder, parts: Parts, max_length: int, languages: Sequence[int | None], label: str) -> Problem:
+def roles(encoder: Encoder, parts: Parts, max_length: int, languages: Sequence[int | None]) -> Problem:
     """Labelled F1 of roles and senses. What is beyond `max_length` gets no role, and the most frequent sense.
 
     Sentences of train without a predicate are dropped and counted; of two roles of one word in one frame, train has the
     first.
-
-    Raises:
-        DataError: train has no predicate.
     """
     trained = [sentence for sentence in parts.train if sentence.frames]
-    if not trained:
-        raise DataError(f"'{label}', train: expected a predicate, found none; give more of it")
     senses = Senses.of(trained)
     labels = label_index(
         [NO_ROLE, *(role for sentence in trained for frame in sentence.frames for _, role in frame.roles)]

@@ -66,13 +66,12 @@ class _Epochs:
     @property
     def best(self) -> int | None:
         """The number, from 0, of the first epoch that has the best score; None before there is one."""
-        known = [(scores[self.metric], -epoch) for epoch, scores in enumerate(self.scores) if scores is not None]
-        return -max(known)[1] if known else None
+        return self._best_of(len(self.scores))
 
     @property
     def weights(self) -> Path:
         """Where the best epoch's weights lie."""
-        return self._weights_of(self.best)
+        return self.folder / f"best-{self.best}.safetensors"
 
     def add(self, model: TaskModel, scores: Scores | None) -> None:
         """Write down an epoch, None for one with weights that are not finite; weights first: both or neither count."""
@@ -87,17 +86,12 @@ class _Epochs:
 
     def ends_after(self, epoch: int) -> bool:
         """Whether the training ends there: it diverged, or nothing became better for `patience` epochs."""
-        so_far = _first(self, epoch + 1)
+        so_far = self._best_of(epoch + 1)
         return self.scores[epoch] is None or (so_far is not None and epoch - so_far >= self.patience)
 
-    def _weights_of(self, epoch: int | None) -> Path:
-        return self.folder / f"best-{epoch}.safetensors"
-
-
-def _first(epochs: _Epochs, count: int) -> int | None:
-    """The best of the first `count` epochs."""
-    known = [(scores[epochs.metric], -e) for e, scores in enumerate(epochs.scores[:count]) if scores is not None]
-    return -max(known)[1] if known else None
+    def _best_of(self, count: int) -> int | None:
+        known = [(scores[self.metric], -e) for e, scores in enumerate(self.scores[:count]) if scores is not None]
+        return -max(known)[1] if known else None
 
 
 def tune(

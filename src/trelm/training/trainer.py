@@ -106,11 +106,14 @@ class _Account(TrainerCallback):
             self._before_update(state.global_step, state.max_steps)
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        ends = False
         if self._after_update is not None:
             self._elapsed()
-            control.should_training_stop |= bool(self._after_update(state.global_step, state.max_steps))
+            ends = bool(self._after_update(state.global_step, state.max_steps))
+            control.should_training_stop |= ends
             self._since = time.perf_counter()  # what it took is no training
-        if time.perf_counter() - self._saved > self._checkpoint_seconds:
+        # no checkpoint where the training ends early: one resumed from there would go on past its end
+        if not ends and time.perf_counter() - self._saved > self._checkpoint_seconds:
             control.should_save = True
             self._saved = time.perf_counter()
         if self._on_update is not None:
