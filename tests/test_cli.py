@@ -334,7 +334,7 @@ def test_evaluate_tunes_and_reads_only_the_sets_of_a_whole_configuration(
     config = tmp_path / "run.yaml"
     config.write_text(
         f"source: {{text: '${{NO_SUCH_VARIABLE}}'}}\nevaluation:\n- {{task: tagging, name: tags, {files}, {tuning}}}\n"
-        "- {task: text, test: tags.tsv}\n",
+        "- {task: text, test: tags.tsv}\n- {task: translation, name: words, test: words.tsv}\n",
         encoding="utf-8",
     )
     arguments = ("evaluate", tiny_bert, "--tasks", config, "--only", "tags", "--work", tmp_path / "work")
@@ -343,6 +343,9 @@ def test_evaluate_tunes_and_reads_only_the_sets_of_a_whole_configuration(
     again = trelm(*arguments)
     assert f"accuracy {100 * scores['tags']['score']:.1f} ± {100 * scores['tags']['spread']:.1f}" in again.out
     assert "[1/1] tags: done before: " in again.err
+    whole = trelm(*arguments[:4], "--work", tmp_path / "work")
+    assert "words: skipped: needs the two tables of a run" in whole.err
+    assert "words" not in whole.out
 
 
 @pytest.mark.parametrize(

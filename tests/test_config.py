@@ -440,6 +440,14 @@ def test_wechsel_without_a_dictionary_is_refused_before_anything_runs() -> None:
     [
         ({"test": "t", "test_from_dev": 0.5, "dev": "d"}, "'parsing' has both test and test_from_dev; leave one out"),
         ({"test_from_dev": 0.5}, "'parsing' has test_from_dev and no dev; name files under dev"),
+        (
+            {"test_from_dev": 0.5, "dev": "d", "train_language": "en"},
+            "'parsing' has train_language and test_from_dev: dev is not in the test's language; name files under test",
+        ),
+        (
+            {"name": "masked_loss"},
+            "an evaluation set is called 'masked_loss', as a score on held-out text is; rename it",
+        ),
         ({"fine_tuning": {"learning_rates": [0.1, 0]}}, "learning_rates: expected numbers above 0, found 0"),
         ({"fine_tuning": {"seeds": [1, 1]}}, "seeds: expected each seed once; remove the one that stands twice"),
     ],
@@ -454,6 +462,8 @@ def test_an_evaluation_set_that_contradicts_itself_is_refused(values: dict[str, 
     [
         ({"train": "a", "dev": "b", "test": "c"}, None),
         ({"train": "a", "dev": "b", "test_from_dev": 0.5}, None),
+        ({"task": "retrieval"}, "'retrieval' has no test; name files under test, or give test_from_dev"),
+        ({"task": "retrieval", "test": "a"}, None),
         ({"test": "c"}, None),  # as text
         ({"train": "a", "test": "c"}, "has train and no dev"),
         ({"train": "a", "dev": "b"}, "has train and no test"),

@@ -10,13 +10,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoConfig, AutoModel, AutoTokenizer, ByT5Tokenizer, T5Config
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    BertConfig,
+    ByT5Tokenizer,
+    CLIPConfig,
+    GPT2Config,
+    T5Config,
+)
 
 from trelm.config import EvaluationConfig, FineTuningConfig
-from trelm.errors import ConfigError
+from trelm.errors import ConfigError, DataError
 from trelm.model.loading import load_bare_encoder
 from trelm.model.source import scratch_model, trelm_config
-from trelm.steps.tasks import encoder_of, evaluate_model, load_encoder, run_task
+from trelm.steps.tasks import check_tunable, encoder_of, evaluate_model, load_encoder, model_digest, run_task
 
 QUICK = FineTuningConfig(learning_rates=(1e-3,), seeds=(1,), epochs=1)
 PAIRS = [("the state", "of work"), ("very good people", "how little"), ("they said", "two years"), ("from", "after")]
@@ -46,7 +55,7 @@ def test_an_encoder_from_a_folder_is_the_one_in_memory(tiny_bert: Path) -> None:
     model: Any = loaded.build()
     assert model.config.attention_probs_dropout_prob == 0.0
     assert model.config.hidden_dropout_prob == 0.1
-    assert (loaded.width, loaded.layers, loaded.max_length, loaded.languages) == (32, 4, 64, ())
+    assert (loaded.width, loaded.max_length, loaded.languages) == (32, 64, ())
     assert loaded.segments
     again = encoder_of(AutoModel.from_pretrained(tiny_bert, add_pooling_layer=True), loaded.tokenizer)
     own: Any = again.build()
@@ -55,6 +64,8 @@ def test_an_encoder_from_a_folder_is_the_one_in_memory(tiny_bert: Path) -> None:
     assert loaded.digest == load_encoder(str(tiny_bert)).digest
     model.encoder.layer[0].output.dense.bias.data += 1
     assert loaded.digest != encoder_of(model, loaded.tokenizer).digest
+    model.register_buffer("scale", torch.tensor(1.0))  # a weight without dimensions
+    assert model_digest(model, loaded.tokenizer) not in (loaded.digest, encoder_of(own, loaded.tokenizer).digest)
 
 
 def test_a_trelm_model_is_told_the_language_of_train_and_of_test(tmp_path: Path, tiny_bert: Path) -> None:
@@ -81,6 +92,14 @@ def test_a_trelm_model_is_told_the_language_of_train_and_of_test(tmp_path: Path,
         heard.clear()
         run_task(encoder, pairs(tmp_path), work=tmp_path / "w", cache=None, tell=Silence())
         assert heard == [[0], [1]]
+    kwargs: list[dict[str, Any]] = []
+    single = encoder_of(model, tokenizer, "digest", languages=())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(model), "forward", lambda *a, **given: kwargs.append(given) or original(*a, **given))
+        for task in (tagged(tmp_path, train_language="xx"), pairs(tmp_path)):
+            run_task(single, task, work=tmp_path / "w", cache=None, tell=Silence())
+    assert len(kwargs) == 5
+    assert not any("language" in given for given in kwargs)
 
 
 def test_retrieval_is_that_of_plain_loops(tmp_path: Path, tiny_bert: Path) -> None:
@@ -129,6 +148,36 @@ def test_all_sets_of_a_file_are_judged_or_one(tmp_path: Path, tiny_bert: Path) -
         run_task(load_encoder(str(tiny_bert)), tasks[2], work=tmp_path, cache=None, tell=Silence())
 
 
+def test_translation_is_skipped_among_others_and_refused_alone(
+    tmp_path: Path, tiny_bert: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tasks = [EvaluationConfig(task="translation", name="words", test="nowhere"), pairs(tmp_path)]  # type: ignore[arg-type]
+    results = evaluate_model(str(tiny_bert), tasks, work=tmp_path)
+    assert list(results) == ["words", "retrieval"]
+    assert results["words"] == {"task": "translation", "skipped": "needs the two tables of a run"}
+    assert "words: skipped: needs the two tables of a run" in capsys.readouterr().err
+    for chosen, only in ((tasks[:1], None), (tasks, "words")):
+        with pytest.raises(ConfigError, match=r"^evaluation 'words': translation needs the two tables of a run; see"):
+            evaluate_model(str(tiny_bert), chosen, only=only)
+
+
+def test_what_is_wrong_with_a_set_is_told_before_anything_trains(tmp_path: Path, tiny_bert: Path) -> None:
+    (tmp_path / "broken.tsv").write_text("word\n")
+    with pytest.raises(DataError, match=r"broken.tsv, line 1: expected a word and its tag, found 1 column"):
+        evaluate_model(str(tmp_path), [tagged(tmp_path, dev=str(tmp_path / "broken.tsv"))], quiet=True)
+    words = r"'tags': expected files, found an hf:// name \('hf://a/b'\); save it to files first"
+    with pytest.raises(ConfigError, match=words):
+        check_tunable([tagged(tmp_path, train="hf://a/b")])
+    with pytest.raises(ConfigError, match="'retrieval' has no test; name files under test"):
+        check_tunable([pairs(tmp_path, test=())])
+    foreign, text = tagged(tmp_path, train_language="xx"), EvaluationConfig(task="text", test=("hf://a/b",))
+    check_tunable([foreign, text])
+    with pytest.raises(
+        ConfigError, match=r"'tags': train_language: expected a language of the model \(en, id\), found"
+    ):
+        check_tunable([foreign], ("en", "id"))
+
+
 def test_a_model_without_head_is_tuned_and_not_scored_as_text(tmp_path: Path, tiny_bert: Path) -> None:
     AutoModel.from_pretrained(tiny_bert).save_pretrained(tmp_path / "bare")
     AutoTokenizer.from_pretrained(tiny_bert).save_pretrained(tmp_path / "bare")
@@ -143,9 +192,23 @@ def test_a_model_without_head_is_tuned_and_not_scored_as_text(tmp_path: Path, ti
 def test_what_is_no_bare_encoder_is_refused(tmp_path: Path, tiny_bert: Path) -> None:
     with pytest.raises(ConfigError, match="expected a model folder or a reachable Hub id with weights as safetensors"):
         load_bare_encoder(str(tmp_path))
-    T5Config().save_pretrained(tmp_path / "t5")
-    with pytest.raises(ConfigError, match=r"expected an encoder, found one with a decoder \(t5\); give another model"):
-        load_bare_encoder(str(tmp_path / "t5"))
+    for config, message in (
+        (T5Config(), r"expected an encoder, found one with a decoder \(t5\); give another model"),
+        (GPT2Config(), r"expected an encoder, found a decoder \(gpt2\); give another model"),
+        (BertConfig(is_decoder=True), r"expected an encoder, found a decoder \(bert\); give another model"),
+        (CLIPConfig(), r"expected an encoder of text, found a configuration without hidden_size \(clip\); give"),
+    ):
+        config.save_pretrained(tmp_path / "other")
+        with pytest.raises(ConfigError, match=message):
+            load_bare_encoder(str(tmp_path / "other"))
+    folder = tmp_path / "larger"
+    AutoModel.from_pretrained(tiny_bert).save_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_bert)
+    rows = AutoConfig.from_pretrained(tiny_bert).vocab_size
+    tokenizer.add_tokens([f"extra{i}" for i in range(rows + 1 - len(tokenizer))])
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(ConfigError, match=f"expected the tokenizer of its table of {rows:,} embeddings, found one of"):
+        load_bare_encoder(str(folder))
     folder = tmp_path / "slow"
     AutoModel.from_pretrained(tiny_bert).save_pretrained(folder)
     ByT5Tokenizer().save_pretrained(folder)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,10 @@ from trelm.errors import ConfigError, DataError
 from trelm.tasks.encoder import Encoder
 from trelm.tasks.heads import Biaffine, first_states, mean_cross_entropy, mean_of_tokens, mean_states
 from trelm.tasks.labelling import classification, tagging
-from trelm.tasks.parsing import ParserHead, _tree_scores, parsing
+from trelm.tasks.parsing import ParserHead, _tree_scores
 from trelm.tasks.problem import most_frequent
-from trelm.tasks.reading import Parts, evenly, read_parts, read_sentences
-from trelm.tasks.roles import Senses, _scores, roles, split_sense
+from trelm.tasks.reading import evenly, read_parts, read_sentences
+from trelm.tasks.roles import Senses, _scores, split_sense
 from trelm.tasks.subwords import Part, WordEncoder, special_frame, stacked
 
 FAMILIES = ("bert", "mpnet", "roberta", "xlm-roberta", "camembert", "deberta-v2", "modernbert", "eurobert")
@@ -170,16 +169,17 @@ def test_pairs_are_told_apart_and_long_texts_cut(tmp_path: Path) -> None:
 
 
 def test_the_parts_of_a_set(tmp_path: Path) -> None:
-    path = write_part("tagging", tmp_path / "dev.tsv", [[word] for word in NOUNS])
-    whole = read_parts("tagging", "tags", train=[str(path)], dev=[str(path)], test_from_dev=0.4, max_train=2)
+    words = [NOUNS[0], "good", *NOUNS[1:4]]
+    path = write_part("tagging", tmp_path / "dev.tsv", [[word] for word in words])
+    whole = read_parts("tagging", "tags", train=[str(path)], dev=[str(path)], test_from_dev=0.4, max_train=3)
     assert [[one.words[0] for one in part] for part in (whole.train, whole.dev, whole.test)] == [
-        [NOUNS[0], NOUNS[2]],
-        NOUNS[:3],
-        NOUNS[3:],
+        [words[0], words[1], words[3]],
+        words[:3],
+        words[3:],
     ]
     assert evenly(range(7), 3) == [0, 2, 4]
     assert evenly(range(2), None) == [0, 1]
-    assert list(read_sentences("tagging", str(path))) == NOUNS
+    assert list(read_sentences("tagging", str(path))) == words
 
 
 @pytest.mark.parametrize(
@@ -200,52 +200,47 @@ def test_the_sentences_of_every_kind_of_set(
     assert list(read_sentences(kind, str(tmp_path / name))) == expected
 
 
-def both_kinds(folder: Path) -> Any:
-    (folder / "a.tsv").write_text("one\tx\n")
-    (folder / "b.tsv").write_text("one\ttwo\tx\n")
-    return read_parts("classification", "set", train=[str(folder / "a.tsv")], dev=[str(folder / "b.tsv")])
-
-
-def nothing(folder: Path) -> Any:
-    (folder / "a.tsv").write_text(" \tthree\n")
-    return read_parts("retrieval", "set", test=[str(folder / "a.tsv")])
-
-
-def too_few(folder: Path) -> Any:
-    (folder / "a.tsv").write_text("one\tx\n")
-    return read_parts("classification", "set", dev=[str(folder / "a.tsv")], test_from_dev=0.5)
-
-
-def headless(_: Path) -> Any:
-    broken = Sentence("some text", (Word(1, "some", "X", None, "_"),))
-    return parsing(toy_encoder(), Parts([broken], [], []), 32, NO_LANGUAGE, "set")
-
-
-def no_predicate(_: Path) -> Any:
-    return roles(toy_encoder(), Parts([sentence((0, "root"))], [], []), 32, NO_LANGUAGE, "set")
+ROOT_WORD = "1\tone\t_\tX\t_\t_\t0\troot\t_\t_\t"
+IOB = "expected O or B-, I-, E- or S- and a type as tags, found "
 
 
 @pytest.mark.parametrize(
-    ("act", "message"),
+    ("kind", "parts", "message"),
     [
-        (both_kinds, "'set': expected texts or pairs of texts, found both; keep to one of the two"),
-        (nothing, "'set', test: expected examples, found none; name other files"),
-        (
-            too_few,
-            "'set', dev: expected examples enough to part a share of 0.5 from, found 1; give more, or name files",
-        ),
-        (headless, "'set', train: expected a head for every word, found none for 'some' in 'some text'; fill in"),
-        (no_predicate, "'set', train: expected a predicate, found none; give more of it"),
+        ("classification", {"train": "one\tx\n", "dev": "one\ttwo\tx\n"}, "'set': expected texts or pairs of texts, "
+         "found both; keep to one of the two"),
+        ("classification", {"train": "one\tx\ntwo\tx\n"}, "'set', train: expected at least 2 labels, found only 'x'"),
+        ("tagging", {"train": "one X\ntwo X\n"}, "'set', train: expected at least 2 labels, found only 'X'; give"),
+        ("entities", {"train": "one O\n"}, "'set', train: expected at least 2 labels, found only 'O'; give"),
+        ("entities", {"train": "a B-X\nb O\n", "dev": "a U-X\n"}, f"'set', dev: {IOB}'U-X' in 'a'; convert the tags"),
+        ("entities", {"train": "a L-X\nb O\n"}, f"'set', train: {IOB}'L-X' in 'a b'; convert"),
+        ("entities", {"test": "a PER\n"}, f"'set', test: {IOB}'PER' in 'a'; convert"),
+        ("retrieval", {"test": " \tthree\n"}, "'set', test: expected examples, found none; name other files"),
+        ("retrieval", {"test": "one\ttwo\n"}, "'set', test: expected at least 2 pairs to choose from, found 1; give"),
+        ("parsing", {"train": "1\tsome\t_\tX\t_\t_\t_\t_\t_\t_\n"}, "'set', train: expected a head for every word, "
+         "found none for 'some' in 'some'; fill in"),
+        ("roles", {"train": f"{ROOT_WORD}_\n\n{ROOT_WORD}go.01\tV\n"}, "'set', train: expected a predicate, found"),
     ],
-)
-def test_what_cannot_be_used_is_refused(act: Callable[[Path], Any], message: str, tmp_path: Path) -> None:
+)  # fmt: skip
+def test_what_cannot_be_used_is_refused(kind: str, parts: dict[str, str], message: str, tmp_path: Path) -> None:
+    ending = "conllu" if kind in ("parsing", "roles") else "tsv"
+    for name, text in parts.items():
+        (tmp_path / f"{name}.{ending}").write_text(text)
+    named: Any = {name: [str(tmp_path / f"{name}.{ending}")] for name in parts}
     with pytest.raises(DataError, match=re.escape(message)):
-        act(tmp_path)
+        read_parts(kind, "set", max_train=1 if kind == "roles" else None, **named)
+
+
+def test_a_dev_of_one_example_cannot_be_parted(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_text("one\tx\n")
+    message = "'set', dev: expected examples enough to part a share of 0.5 from, found 1; give more, or name files"
+    with pytest.raises(DataError, match=message):
+        read_parts("classification", "set", dev=[str(tmp_path / "a.tsv")], test_from_dev=0.5)
 
 
 def test_languages_are_those_of_the_model() -> None:
     model: Any = None
-    ours = Encoder(model, model, 8, 2, "x", languages=("en", "id"), default_language=1, max_length=10)
+    ours = Encoder(model, model, 8, "x", languages=("en", "id"), default_language=1, max_length=10)
     assert [ours.language(code) for code in (None, "en", "id")] == [1, 0, 1]
     assert (ours.longest(256), toy_encoder().language("en")) == (10, None)
     with pytest.raises(

@@ -23,7 +23,7 @@ from trelm.tasks.tuning import TuningSettings, tune
 from trelm.training import checkpoints
 from trelm.training.batches import PlannedBatches
 from trelm.training.trainer import LoopSettings, train
-from trelm.workspace import read_json
+from trelm.workspace import read_json, write_json
 
 SETTINGS = TuningSettings(
     epochs=3,
@@ -85,6 +85,25 @@ def test_tuning_ends_when_nothing_becomes_better(problem: Problem, tmp_path: Pat
     assert (result["epochs"], result["best_epoch"], result["dev"]) == (3, 1, 0.5)
     assert result["updates"] == 3 * len(tuning._batches(problem.parts["train"], 256))
     assert result["tokens"] == 3 * problem.parts["train"].lengths().sum()
+
+
+def test_a_tuning_that_ended_early_and_was_killed_trains_no_further(
+    problem: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(path: Path, values: Any) -> None:
+        if path.name == tuning.TRAINED:
+            raise KeyboardInterrupt
+        write_json(path, values)
+
+    constant = Problem(problem.metric, problem.parts, problem.make_head, lambda *_: {"accuracy": 0.5}, {})
+    expected = tuned(constant, tmp_path / "whole", Told(), epochs=9, patience=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(tuning, "write_json", killed)
+        with pytest.raises(KeyboardInterrupt):
+            tuned(constant, tmp_path / "cut", Told(), epochs=9, patience=1)
+    again = tuned(constant, tmp_path / "cut", Told(), epochs=9, patience=1)
+    assert without_time(again) == without_time(expected)
+    assert again["updates"] == 2 * len(tuning._batches(problem.parts["train"], 256))
 
 
 def test_a_diverging_rate_is_left_out_and_alone_it_is_refused(

@@ -6,8 +6,8 @@ from typing import Any
 
 from trelm.comparison.arms import combines
 from trelm.comparison.cell import Cell
-from trelm.comparison.scoring import SCORES
 from trelm.comparison.work import EVALUATION, PLAN, stage_folder
+from trelm.config import HELD_OUT_SCORES
 from trelm.steps.context import Figures
 from trelm.steps.outcome import versions
 
@@ -39,7 +39,8 @@ def cell_result(cell: Cell, tasks: dict[str, Figures]) -> dict[str, Any]:
         "arm": cell.name,
         "seed": cell.config.seed,
         "budget": cell.config.budget.model_dump(exclude_none=True),
-        "metrics": {name: scores[name] for name in SCORES} | {label: task["score"] for label, task in tasks.items()},
+        "metrics": {name: scores[name] for name in HELD_OUT_SCORES}
+        | {label: task["score"] for label, task in tasks.items()},
         "tasks": tasks,
         "curve": learning_curve(cell),
         "cost": cost | {"preparation_seconds": plan["preparation_seconds"], "parameters": plan["parameters"]},

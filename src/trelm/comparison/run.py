@@ -16,7 +16,7 @@ from trelm.comparison.preparation import CellRun, places, plan_preparation, prep
 from trelm.comparison.result import cell_result
 from trelm.comparison.scoring import score
 from trelm.comparison.work import cell_steps, do_step, final_model, remove_models
-from trelm.config import Config, EvaluationConfig, dump_config
+from trelm.config import Config, dump_config
 from trelm.errors import TrelmError
 from trelm.progress import Progress, StepProgress
 from trelm.report.comparison_schema import COMPARISON, RESULTS
@@ -132,18 +132,13 @@ def _score_tasks(cell: Cell, tell: StepProgress) -> dict[str, Figures]:
         if task.task == "translation":
             continue
         tell.note(task.label)
-        if takes_encoder(task):
+        if task.takes_encoder:
             work = context.run.folder / "tasks" / str(number)
             scores[task.label] = run_task(encoder, task, seeds=(cell.config.seed,), work=work, cache=None, tell=tell)
         else:
             filled = score(cell, model, task_lines(task))
             scores[task.label] = {"task": "text", "metric": BITS, "score": filled[BITS], "scores": filled}
     return scores
-
-
-def takes_encoder(task: EvaluationConfig) -> bool:
-    """Whether an encoder is tuned for the set or retrieves in it."""
-    return task.is_tuned or task.task == "retrieval"
 
 
 def describe(comparison: Comparison) -> dict[str, Any]:
@@ -163,7 +158,7 @@ def describe(comparison: Comparison) -> dict[str, Any]:
         "arms": {name: arm.description for name, (arm, _) in arms.items()},
         "seeds": list(config.comparison.seeds),
         "tasks": {
-            task.label: {"task": task.task} if takes_encoder(task) else {"task": "text", "metric": BITS}
+            task.label: {"task": task.task} if task.takes_encoder else {"task": "text", "metric": BITS}
             for task in scored
         },
         "failed": {},

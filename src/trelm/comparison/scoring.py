@@ -11,7 +11,6 @@ from trelm.evaluation.intrinsic import masked_text_scores
 from trelm.model.encoder import TrelmForMaskedLM
 from trelm.steps.outcome import EVALUATION_BATCH_TOKENS
 
-SCORES = ("bits_per_character", "masked_accuracy", "masked_loss")
 HELD_OUT = "target-held-out.txt"
 
 

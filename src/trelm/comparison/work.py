@@ -11,7 +11,8 @@ from pathlib import Path
 
 from trelm.comparison.arms import TRANSFERS
 from trelm.comparison.cell import Cell, budget_of, mean_flops, preparation_seconds, start_model
-from trelm.comparison.scoring import HELD_OUT, SCORES, point, points_within, score
+from trelm.comparison.scoring import HELD_OUT, point, points_within, score
+from trelm.config import HELD_OUT_SCORES
 from trelm.model.configuration import TrelmConfig
 from trelm.model.encoder import TrelmForMaskedLM
 from trelm.model.halves import combined
@@ -47,7 +48,7 @@ def plan_cell(cell: Cell, folder: Path, tell: StepProgress) -> Figures:
         "preparation_seconds": spent,
         "parameters": model.num_parameters(),
         "flops_per_update": per_update if unit == "flops" else mean_flops(cell, model),
-        "start": {name: start[name] for name in SCORES},
+        "start": {name: start[name] for name in HELD_OUT_SCORES},
         "first_point": point(cell, model),
     }
 

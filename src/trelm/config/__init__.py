@@ -1,7 +1,7 @@
 """The whole configuration: one frozen, typed tree, read from a YAML file over a recipe. Imports no torch."""
 
 from trelm.config.comparison import ARM_NAMES, ArmName, ComparisonConfig
-from trelm.config.evaluation import EvaluationConfig, FineTuningConfig, TasksConfig
+from trelm.config.evaluation import HELD_OUT_SCORES, EvaluationConfig, FineTuningConfig, TasksConfig
 from trelm.config.loading import (
     CARD_FILE,
     RECIPES,
@@ -21,6 +21,7 @@ from trelm.config.sections import CardConfig, Config, StageConfig, TwoFiles
 __all__ = [
     "ARM_NAMES",
     "CARD_FILE",
+    "HELD_OUT_SCORES",
     "RECIPES",
     "ArmName",
     "CardConfig",

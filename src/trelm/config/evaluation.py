@@ -84,6 +84,11 @@ class EvaluationConfig(Section):
         return (value,) if isinstance(value, str) else value
 
     @property
+    def takes_encoder(self) -> bool:
+        """Whether a bare encoder is judged, tuned or not, rather than a masked language model."""
+        return self.is_tuned or self.task == "retrieval"
+
+    @property
     def lacks(self) -> str | None:
         """What is missing for tuning or retrieval, in words; None where nothing is, or where the set is for neither."""
         if self.is_tuned and not self.dev:

@@ -64,7 +64,7 @@ def evaluate_model(
     """
     chosen = _chosen(tasks, only)
     scorable = [task for task in chosen if task.task != "translation"]
-    as_text = [task for task in scorable if not _takes_encoder(task)]
+    as_text = [task for task in scorable if not task.takes_encoder]
     check_tunable(scorable)
     for pattern in (one for task in as_text for one in (*task.train, *task.dev, *task.test)):
         if not is_hub_name(pattern):
@@ -82,7 +82,7 @@ def evaluate_model(
                 if task.task == "translation":
                     tell.note(f"skipped: {NEEDS_RUN}")
                     results[task.label] = {"task": task.task, "skipped": NEEDS_RUN}
-                elif encoder is not None and _takes_encoder(task):
+                elif encoder is not None and task.takes_encoder:
                     results[task.label] = run_task(encoder, task, work=work or cache, cache=cache, tell=tell)
                 elif masked_lm is not None:
                     results[task.label] = score_task_text(masked_lm, task)
@@ -100,11 +100,6 @@ def _chosen(tasks: Sequence[EvaluationConfig], only: str | None) -> list[Evaluat
     return chosen
 
 
-def _takes_encoder(task: EvaluationConfig) -> bool:
-    """Whether a bare encoder is judged, tuned or not, rather than a masked language model."""
-    return task.is_tuned or task.task == "retrieval"
-
-
 def check_tunable(tasks: Sequence[EvaluationConfig], languages: tuple[str, ...] = ()) -> None:
     """Tell before anything trains what is wrong with the sets that models are tuned for or retrieve in: read them once.
 
@@ -115,7 +110,7 @@ def check_tunable(tasks: Sequence[EvaluationConfig], languages: tuple[str, ...] 
         ConfigError: a set lacks a part, names something else than files, or a language that the model has not.
         DataError: what `read_parts` says.
     """
-    wanted = [task for task in tasks if _takes_encoder(task)]
+    wanted = [task for task in tasks if task.takes_encoder]
     for task in wanted:
         if task.lacks is not None:
             raise ConfigError(f"evaluation: {task.lacks}")
@@ -236,7 +231,7 @@ def run_task(
     Raises:
         ConfigError: a set that a model is neither tuned for nor retrieves in, or a model that cannot do it.
     """
-    if not _takes_encoder(task):
+    if not task.takes_encoder:
         raise ConfigError(f"evaluation '{task.label}': expected a set with train, or retrieval, found neither; add it")
     tuning, store = task.fine_tuning, Store(cache or work, work)
     seeds = seeds or tuning.seeds
