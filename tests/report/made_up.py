@@ -64,8 +64,7 @@ def cell(arm: str, seed: int) -> dict[str, Any]:
         "budget": {"flops": 8e13},
         "metrics": {
             "bits_per_character": end,
-            "masked_accuracy": 0.55 * quality,
-            "masked_loss": 2.4 * end,
+            "unit_accuracy": 0.55 * quality,
             **{label: result["score"] for label, result in tasks.items()},
         },
         "tasks": tasks,
@@ -84,7 +83,7 @@ def cell(arm: str, seed: int) -> dict[str, Any]:
             "preparation_seconds": 0.0 if arm in ("scratch", "random") else 212.5,
             "parameters": 22713216,
         },
-        "start": {"masked_loss": 2.4 * start, "masked_accuracy": 0.02 * (6 - start), "bits_per_character": start},
+        "start": {"unit_accuracy": 0.02 * (6 - start), "bits_per_character": start},
         "examples": [
             {"text": text, "truth": truth, "predictions": guesses(noise, truth)} for text, truth in sentences()
         ],

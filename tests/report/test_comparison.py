@@ -60,7 +60,6 @@ class TestSummary:
     def test_more_is_better_unless_it_is_a_loss(self) -> None:
         values = {"a": [1.0], "b": [2.0]}
         assert summary(cells(values, "accuracy"))["accuracy"].best == "b"
-        assert summary(cells(values, "masked_loss"))["masked_loss"].best == "a"
         assert summary(cells(values, "set"), lower=("set",))["set"].best == "a"
 
     def test_the_rival_is_neither_ours_nor_an_ablation(self) -> None:
@@ -187,7 +186,7 @@ class TestPage:
 
     def test_the_best_of_a_column_is_bold(self, whole: tuple[str, Page]) -> None:
         markdown, page = whole
-        assert page.count("strong") == 6
+        assert page.count("strong") == 5
         assert markdown.count("| **") == 6
 
     def test_it_is_well_formed_and_its_headings_lead_somewhere(self, whole: tuple[str, Page]) -> None:
@@ -236,9 +235,9 @@ class TestPage:
         assert "None" not in markdown + page.text
 
     def test_main_scores_are_named_by_the_comparison_or_else_by_its_cells(self, tmp_path: Path) -> None:
-        run = write_made_up(tmp_path, tasks={"NERGrit": {"task": "entities", "metric": "masked_loss"}})
+        run = write_made_up(tmp_path, tasks={"NERGrit": {"task": "entities", "metric": "bits_per_character"}})
         header = next(line for line in read(run)[0].splitlines() if line.startswith("| Arm | Bits"))
-        assert header.endswith("| GSD ↑ (LAS, %) | NusaX sentiment ↑ (accuracy, %) | NERGrit ↓ (masked loss) |")
+        assert header.endswith("| GSD ↑ (LAS, %) | NusaX sentiment ↑ (accuracy, %) | NERGrit ↓ (bits per character) |")
 
     def test_nothing_is_done_yet(self, tmp_path: Path) -> None:
         least = {key: comparison()[key] for key in ("title", "languages", "arms", "seeds")}

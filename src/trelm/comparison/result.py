@@ -7,9 +7,11 @@ from typing import Any
 from trelm.comparison.arms import combines
 from trelm.comparison.cell import Cell
 from trelm.comparison.work import EVALUATION, PLAN, stage_folder
-from trelm.config import HELD_OUT_SCORES
 from trelm.steps.context import Figures
 from trelm.steps.outcome import versions
+
+COMPARABLE = ("bits_per_character", "unit_accuracy")
+"""Scores of held-out text that mean the same whatever the vocabulary; a token's loss and accuracy do not."""
 
 
 def learning_curve(cell: Cell) -> dict[str, list[float]]:
@@ -39,7 +41,7 @@ def cell_result(cell: Cell, tasks: dict[str, Figures]) -> dict[str, Any]:
         "arm": cell.name,
         "seed": cell.config.seed,
         "budget": cell.config.budget.model_dump(exclude_none=True),
-        "metrics": {name: scores[name] for name in HELD_OUT_SCORES}
+        "metrics": {name: scores[name] for name in COMPARABLE}
         | {label: task["score"] for label, task in tasks.items()},
         "tasks": tasks,
         "curve": learning_curve(cell),

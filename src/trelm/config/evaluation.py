@@ -10,7 +10,7 @@ from trelm.config.section import Section
 
 TUNED = ("classification", "tagging", "entities", "parsing", "roles")
 """Tasks that a model is tuned for; their sets without `train` serve as text."""
-HELD_OUT_SCORES = ("bits_per_character", "masked_accuracy", "masked_loss")
+HELD_OUT_SCORES = ("bits_per_character", "unit_accuracy", "masked_accuracy", "masked_loss")
 """What every model is scored by on held-out text: they stand beside the sets in a comparison."""
 
 

@@ -15,7 +15,7 @@ from trelm.report.comparison_schema import Cell, Comparison, LearningCurve
 from trelm.report.parts import counted
 
 BITS = "bits_per_character"
-LOWER = (BITS, "masked_loss")
+LOWER = (BITS,)
 """Metrics of which less is better."""
 
 REFERENCE = "scratch"

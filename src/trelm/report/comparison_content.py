@@ -27,8 +27,7 @@ from trelm.report.parts import MISSING, Score, Section, Table, counted, flatten,
 
 NAMES = {
     "bits_per_character": "Bits per character\u00a0↓",
-    "masked_loss": "Masked loss\u00a0↓",
-    "masked_accuracy": "Masked accuracy\u00a0↑ (%)",
+    "unit_accuracy": "Whole words right\u00a0↑ (%)",
 }
 SCORES_NOTE = (
     "Mean ± standard deviation over seeds. ↓: less is better, ↑: more is better; the best of a column is bold. ≈ best: "
@@ -249,7 +248,7 @@ def _device(cell: Cell) -> str:
 
 
 def _start(grid: Grid) -> Section | None:
-    keys = ("bits_per_character", "masked_loss", "masked_accuracy")
+    keys = ("bits_per_character", "unit_accuracy")
     rows = tuple(
         (arm, *(_mean_cell((getattr(start, key) for start in starts), plain=key in LOWER) for key in keys))
         for arm in grid.comparison.arms

@@ -93,7 +93,7 @@ def _tasks(metrics: dict[str, MetricSummary], ours: str) -> str:
     """On the sets: where we are ahead of each one's best rival, where behind, where it is open."""
     names: dict[Outcome, list[str]] = {"won": [], "lost": [], "open": []}
     for metric, summary in metrics.items():
-        if metric not in (*LOWER, "masked_accuracy") and summary.rival is not None and ours in summary.arms:
+        if metric not in (*LOWER, "unit_accuracy") and summary.rival is not None and ours in summary.arms:
             names[outcome(summary, ours, summary.rival)].append(metric)
     said = {
         "won": "ahead of the best rival on",
