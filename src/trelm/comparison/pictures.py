@@ -49,7 +49,7 @@ def table_picture(context: Context) -> dict[str, Any] | None:
     ]
     sides = ["target"] * len(chosen) + ["source"] * len(chosen)
     return {
-        "method": f"principal components of {len(chosen)} of the most frequently linked target entries (mapped subword "
+        "method": f"Principal components of {len(chosen)} of the most frequently linked target entries (mapped subword "
         "vectors) and of the source entries that each is linked to most often, all at length 1",
         "points": [
             {"x": float(x), "y": float(y), "token": token, "side": side, "group": number % len(chosen)}
