@@ -248,7 +248,8 @@ def _device(cell: Cell) -> str:
 
 
 def _start(grid: Grid) -> Section | None:
-    keys = ("bits_per_character", "unit_accuracy")
+    known = [cell.start for cell in grid.cells if cell.start is not None]
+    keys = [key for key in NAMES if any(getattr(start, key) is not None for start in known)]
     rows = tuple(
         (arm, *(_mean_cell((getattr(start, key) for start in starts), plain=key in LOWER) for key in keys))
         for arm in grid.comparison.arms
