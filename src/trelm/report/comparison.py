@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
@@ -105,7 +106,9 @@ def welch(one: Sequence[float], other: Sequence[float]) -> tuple[float | None, s
         return None, "too few seeds"
     if not stdev(one) and not stdev(other):
         return None, "no spread"
-    return float(ttest_ind(one, other, equal_var=False).pvalue), ""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # seeds that hardly differ: p is then tiny, and that is right
+        return float(ttest_ind(one, other, equal_var=False).pvalue), ""
 
 
 def _within_one_error(one: Sequence[float], other: Sequence[float]) -> bool:
