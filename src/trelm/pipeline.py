@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -34,6 +33,7 @@ from trelm.steps.context import (
     WORD_LINKS,
     Context,
     RunStep,
+    carry_out,
     parallel_sources,
     quiet_transformers,
     use_all_cores,
@@ -253,13 +253,14 @@ def _run_steps(context: Context, plan: list[RunStep], inputs: str, total: int, q
                 remove_checkpoints(place.folder)
                 progress.skip(step.name)
                 continue
-            place.begin(inputs, afresh=not step.resumes)
-            started = time.perf_counter()
             with progress.step(step.name) as tell:
-                figures = step.work(context, place.folder, tell)
-            seconds = time.perf_counter() - started
-            place.finish(inputs, {"seconds": seconds, **figures, "seed": context.config.seed, "versions": versions()})
-            remove_checkpoints(place.folder)  # not before: until the manifest stands, they are what a kill leaves
+                carry_out(
+                    place,
+                    inputs,
+                    partial(step.work, context, place.folder, tell),
+                    resumes=step.resumes,
+                    also=lambda: {"seed": context.config.seed, "versions": versions()},
+                )
 
 
 def _train(stage: Any, context: Context, folder: Path, tell: Any) -> dict[str, Any]:

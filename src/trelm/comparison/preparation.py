@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from trelm.steps.context import (
     Context,
     Figures,
     RunStep,
+    carry_out,
 )
 from trelm.steps.head import fit_head
 from trelm.steps.preparation import (
@@ -140,9 +141,5 @@ def prepare_all(plan: Mapping[Path, tuple[str, Config, dict[str, Path]]], root: 
             progress.skip(f"prepare: {name}")
             continue
         context = Context(config, CellRun(root, there))
-        place.begin(inputs, afresh=not step.resumes)
-        started = time.perf_counter()
         with progress.step(f"prepare: {name}") as tell:
-            figures = step.work(context, folder, tell)
-        place.finish(inputs, {"seconds": time.perf_counter() - started, **figures})
-        remove_checkpoints(folder)
+            carry_out(place, inputs, partial(step.work, context, folder, tell), resumes=step.resumes)

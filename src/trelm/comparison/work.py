@@ -19,7 +19,7 @@ from trelm.model.halves import combined
 from trelm.model.source import dropout_of
 from trelm.progress import StepProgress
 from trelm.stages import COMBINATION, START, Stage, plan_updates, run_stage
-from trelm.steps.context import Figures, use_all_cores
+from trelm.steps.context import Figures, carry_out, telling, use_all_cores
 from trelm.steps.outcome import fill_masks
 from trelm.steps.training import save_model
 from trelm.training.checkpoints import remove_checkpoints
@@ -76,9 +76,7 @@ def train_cell_stage(cell: Cell, number: int, folder: Path, tell: StepProgress) 
         batches,
         settings,
         folder,
-        lambda done, total, rate, loss: tell.update(
-            done, total, "updates", tokens_a_second=rate, **({} if loss is None else {"loss": loss})
-        ),
+        telling(tell),
         after_update,
     )
     save_model(model, folder)
@@ -140,12 +138,10 @@ def cell_steps(cell: Cell) -> dict[str, Work]:
 def do_step(cell: Cell, name: str, work: Work, inputs: str, tell: StepProgress) -> None:
     """One step of a cell, unless it is done; training goes on from its last checkpoint."""
     place: Step = cell.context.run.step(name)
-    if not place.is_done(inputs):
-        place.begin(inputs, afresh=not name.startswith("stages/"))
-        started = time.perf_counter()
-        figures = work(place.folder, tell)
-        place.finish(inputs, {"seconds": time.perf_counter() - started, **figures})
-    remove_checkpoints(place.folder)
+    if place.is_done(inputs):
+        remove_checkpoints(place.folder)
+    else:
+        carry_out(place, inputs, partial(work, place.folder, tell), resumes=name.startswith("stages/"))
 
 
 def remove_models(cell: Cell) -> None:

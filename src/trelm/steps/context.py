@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,8 +24,9 @@ from trelm.model.source import SourceEncoder, load_source
 from trelm.progress import StepProgress
 from trelm.steps.head_cache import HEAD_FILE
 from trelm.training.batches import Vocabulary
-from trelm.training.trainer import has_fast_bfloat16
-from trelm.workspace import Run
+from trelm.training.checkpoints import remove_checkpoints
+from trelm.training.trainer import OnUpdate, has_fast_bfloat16
+from trelm.workspace import Run, Step
 
 CORPUS, HEAD, VOCABULARY, TOKENS, WORD_LINKS = "corpus", "head", "vocabulary", "tokens", "word-links"
 EMBEDDINGS, ALIGNMENT, MODEL, DIAGNOSIS, PLAN = "embeddings", "alignment", "model", "diagnosis", "plan"
@@ -133,6 +135,30 @@ class Context:
     def lines(self, name: str) -> list[str]:
         """The lines of a file of the corpus step."""
         return (self.folder(CORPUS) / name).read_text(encoding="utf-8").split("\n")[:-1]
+
+
+def carry_out(
+    place: Step, inputs: str, work: Callable[[], Figures], *, resumes: bool, also: Callable[[], Figures] = dict
+) -> None:
+    """Do a step that is not done: its manifest, with the seconds that it took, is written when its work has ended.
+
+    Args:
+        inputs: digest of what it depends on. resumes: as in `RunStep`. also: more for the manifest.
+    """
+    place.begin(inputs, afresh=not resumes)
+    started = time.perf_counter()
+    figures = work()
+    place.finish(inputs, {"seconds": time.perf_counter() - started, **figures, **also()})
+    remove_checkpoints(place.folder)  # not before: until the manifest stands, they are what a kill leaves
+
+
+def telling(tell: StepProgress) -> OnUpdate:
+    """What the training loop calls after an update, so that progress is told with the rate and the loss."""
+
+    def on_update(done: int, total: int, rate: float, loss: float | None) -> None:
+        tell.update(done, total, "updates", tokens_a_second=rate, **({} if loss is None else {"loss": loss}))
+
+    return on_update
 
 
 def vocabulary_of(tokenizer: PreTrainedTokenizerBase) -> Vocabulary:

@@ -20,7 +20,7 @@ from trelm.model.families import family_of, usable_positions
 from trelm.model.head import SparseMaskedLM, freeze_body, head_weights, set_unigram_bias, source_masked_lm
 from trelm.model.source import POOLER, SourceEncoder, special_ids
 from trelm.progress import StepProgress
-from trelm.steps.context import CORPUS, Context, Figures, use_all_cores
+from trelm.steps.context import CORPUS, Context, Figures, telling, use_all_cores
 from trelm.steps.head_cache import HEAD_FILE, FittedHead, cache_entry, read_entry, write_entry, write_head
 from trelm.steps.training import shared_settings
 from trelm.training.batches import MaskedExamples, PlannedBatches, Vocabulary
@@ -109,9 +109,7 @@ def fit(source: SourceEncoder, fitting: Fitting, folder: Path, tell: StepProgres
         _batches(ids, tokenizer, fitting),
         fitting.loop,
         folder,
-        lambda done, total, rate, loss: tell.update(
-            done, total, "updates", tokens_a_second=rate, **({} if loss is None else {"loss": loss})
-        ),
+        telling(tell),
     )
     figures = {
         "lines": len(ids),

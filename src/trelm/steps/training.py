@@ -34,7 +34,7 @@ from trelm.stages import (
     stage_flops,
     transfer_stages,
 )
-from trelm.steps.context import DIAGNOSIS, HEAD, MODEL, PLAN, WORD_LINKS, Context, Figures, use_all_cores
+from trelm.steps.context import DIAGNOSIS, HEAD, MODEL, PLAN, WORD_LINKS, Context, Figures, telling, use_all_cores
 from trelm.training.trainer import LoopSettings
 from trelm.workspace import atomic_path
 
@@ -107,9 +107,7 @@ def train_stage(context: Context, stage: Stage, folder: Path, tell: StepProgress
         batches,
         loop_settings(context, stage, seed),
         folder,
-        lambda done, total, rate, loss: tell.update(
-            done, total, "updates", tokens_a_second=rate, **({} if loss is None else {"loss": loss})
-        ),
+        telling(tell),
     )
     save_model(model, folder)
     return {
