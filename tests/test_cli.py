@@ -21,7 +21,7 @@ from toy import ToyRun
 from trelm import cli, pipeline
 from trelm.config import RECIPES, make_config
 from trelm.report.schema import read_report
-from trelm.training import trainer
+from trelm.training import objectives
 
 COMMANDS = [
     *((name,) for name in ("transfer", "plan", "diagnose", "evaluate", "report", "export", "doctor", "demo", "config")),
@@ -149,19 +149,19 @@ def test_doctor_says_the_same_in_words_and_in_json(trelm: Terminal) -> None:
 def test_plan_writes_nothing_and_names_every_step(trelm: Terminal, toy: Path) -> None:
     before = sorted(toy.parent.iterdir())
     plan = json.loads(trelm("plan", toy, "--json").out)
-    assert [row["name"] for row in plan["steps"]][-6:] == [
-        *("commonality", "transfer-upper", "transfer-lower", "language-specific", "scratch"),
-        "evaluation, export, report",
+    assert [row["name"] for row in plan["steps"]][-8:] == [
+        *("commonality", "transfer-upper", "transfer-lower", "combination", "language-specific", "scratch"),
+        *("evaluation", "export"),
     ]
-    updates = [int(row["updates"] or 0) for row in plan["steps"]]
-    assert sum(updates) == 24  # twelve for each of the two models
+    assert plan["total"]["updates"] == 24  # twelve for each of the two models
     assert "source text: 400 lines" in plan["summary"][0]
     assert sorted(toy.parent.iterdir()) == before
 
 
 def test_plan_prints_a_table(trelm: Terminal, toy: Path) -> None:
-    answer = trelm("plan", toy, "--set", "baseline.scratch=false")
-    assert answer.code == 0
+    answer = trelm("plan", toy, "--set", "baseline.scratch=false", "--quiet")
+    assert (answer.code, answer.err) == (0, "")
+    assert "measured on 400 lines of source text" in answer.out
     assert "language-specific" in answer.out
     assert "scratch" not in answer.out
     assert "time: about" in answer.out
@@ -453,7 +453,7 @@ def test_a_run_that_is_stopped_by_a_signal_goes_on(trelm: Terminal, toy: Path, m
     assert (code, said[-1]) == (130, "trelm: stopped; the same command goes on from here\n")
     assert not any("Traceback" in line for line in said)
 
-    updates, batch_loss = 0, trainer.batch_loss
+    updates, batch_loss = 0, objectives.batch_loss
 
     def interrupt(*arguments: Any) -> Any:
         nonlocal updates
@@ -463,7 +463,7 @@ def test_a_run_that_is_stopped_by_a_signal_goes_on(trelm: Terminal, toy: Path, m
         return batch_loss(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "batch_loss", interrupt)
+        patch.setattr(objectives, "batch_loss", interrupt)
         answer = trelm(*call)
     assert (answer.code, updates) == (130, 5)
     assert answer.err.endswith("trelm: stopped; the same command goes on from here\n")

@@ -3,7 +3,9 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,11 +16,13 @@ from transformers import BertConfig, BertForMaskedLM
 from trelm.cost import (
     LayerGroup,
     LayerShape,
+    cells_of_plan,
     head_flops,
     human_bytes,
     human_count,
     human_seconds,
     memory_bytes,
+    resident_bytes,
     split_budget,
     training_flops,
 )
@@ -245,6 +249,28 @@ def test_seconds_for_people(seconds: float, shown: str) -> None:
 )
 def test_counts_for_people(count: float, shown: str, size: str) -> None:
     assert (human_count(count), human_bytes(count)) == (shown, size)
+
+
+def test_the_memory_that_is_held_grows_by_what_is_taken() -> None:
+    before = resident_bytes()
+    taken = np.ones(50_000_000, dtype=np.uint8)
+    assert 40_000_000 < resident_bytes() - before < 80_000_000
+    assert taken.sum() == 50_000_000
+
+
+def test_where_the_system_does_not_say_the_most_that_was_held_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = resident_bytes()
+    monkeypatch.setattr(Path, "exists", lambda _: False)
+    assert resident_bytes() >= 0.9 * held
+
+
+def test_a_step_of_a_plan_is_a_row_of_its_table() -> None:
+    sizes = {"memory_bytes": 1.2e9, "disk_bytes": 3e6}
+    stage = {"name": "plain", "seconds": 65, "updates": 1200, "tokens": 4.5e6, "flops": 2e15, "basis": "derived"}
+    expected = ("plain", "1 min 05 s", "1,200", "4.5 M", "2.0 P", "1.2 GB", "3.0 MB", "derived")
+    assert cells_of_plan(stage | sizes) == expected
+    step = {"name": "plan", "seconds": 2.0, "updates": 0, "tokens": 0, "flops": 0.0, "basis": "measured"}
+    assert cells_of_plan(step | sizes | {"disk_bytes": 0}) == ("plan", "2.0 s", "", "", "", "1.2 GB", "", "measured")
 
 
 def test_no_torch_is_imported() -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trelm import embeddings
 from trelm.corpus.ragged import Ragged
 from trelm.embeddings import (
     MAX_REPEATS,
@@ -173,6 +175,79 @@ def test_chosen_lines_are_spread_evenly_whatever_their_length():
     quarters = np.bincount(lines // 1000, minlength=4)
     assert quarters.min() > 0.8 * quarters.max()
     assert abs((sizes[lines] == 40).mean() - (sizes == 40).mean()) < 0.1
+
+
+def plain_choice(lengths: list[int], budget: int) -> list[int]:
+    """The rule of `choose_lines` on whole lists."""
+    usable = [line for line, size in enumerate(lengths) if size >= 2]
+    total = sum(lengths[line] for line in usable)
+    if not total:
+        return []
+    repeats, rest = divmod(min(budget, MAX_REPEATS * total), total)
+    picked, taken, before = [], 0, 0
+    for line in usable:
+        if taken * total <= before * rest and taken < rest:
+            picked.append(line)
+            taken += lengths[line]
+        before += lengths[line]
+    while taken > rest:
+        taken -= lengths[picked.pop()]
+    return usable * repeats + picked
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.integers(0, 9), max_size=60), st.integers(1, 300), st.integers(1, 70))
+def test_lines_are_chosen_some_at_a_time_as_all_at_once(lengths, budget, together):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(embeddings, "_LINES", together)
+        lines = choose_lines(np.array(lengths, dtype=np.int64), budget)
+    assert lines.tolist() == plain_choice(lengths, budget)
+    assert lines.dtype == np.int64
+
+
+def plain_sentences(corpora: list[Ragged], chosen: list[list[int]], seed: int) -> list[list[int]]:
+    """All chosen lines in one order, as pairs that are permuted together."""
+    pairs = np.array([(c, line) for c, lines in enumerate(chosen) for line in lines], dtype=np.int64)
+    return [corpora[c][line].tolist() for c, line in np.random.default_rng(seed).permutation(pairs)]
+
+
+@pytest.mark.parametrize("budget", [70, 700, 3000])
+@pytest.mark.parametrize("together", [7, 1 << 16])
+def test_sentences_and_counts_are_those_of_whole_lists(monkeypatch, tmp_path: Path, budget, together):
+    """Also from files that are mapped into memory; some corpora are read in part, some whole, some several times."""
+    corpora = [corpus(150, 2, 20), corpus(40, 20, 38)]
+    chosen = [plain_choice(text.lengths().tolist(), budget) for text in corpora]
+    wanted = plain_sentences(corpora, chosen, seed=3)
+    monkeypatch.setattr(embeddings, "_LINES", together)
+    for number, text in enumerate(corpora):
+        text.save(tmp_path, str(number))
+    for texts in (corpora, [Ragged.load(tmp_path, str(number)) for number in range(2)]):
+        found = [embeddings._Chosen.of(text, budget) for text in texts]
+        sentences = embeddings._Sentences(found, np.random.default_rng(3))
+        assert list(sentences) == wanted == list(sentences)
+        assert len(sentences) == len(wanted)
+        counts = np.bincount([token for line in wanted for token in line], minlength=40)
+        np.testing.assert_array_equal(found[0].count(40) + found[1].count(40), counts)
+        assert [text.tokens for text in found] == [counts[:20].sum(), counts[20:].sum()]
+
+
+def test_memory_does_not_grow_with_the_corpus(tmp_path: Path):
+    """Ten times the text, the same `max_tokens`."""
+
+    def peak(lines: int) -> int:
+        offsets = np.arange(lines + 1, dtype=np.int64) * 20
+        Ragged(np.resize(np.arange(40, dtype=np.int32), lines * 20), offsets).save(tmp_path, "text")
+        text = Ragged.load(tmp_path, "text")
+        tracemalloc.start()
+        train([text], epochs=1, max_tokens=2000)
+        highest = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return highest
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(embeddings, "_LINES", 1000)
+        small, large = peak(4_000), peak(40_000)
+    assert large < 1.2 * small
 
 
 def test_frequency_order_falls_and_breaks_ties_by_row():

@@ -23,7 +23,7 @@ from trelm.stages import (
     seconds_per_update,
     transfer_stages,
 )
-from trelm.training import trainer
+from trelm.training import objectives
 from trelm.training.trainer import LoopSettings, Trained
 
 EVERY_UPDATE = replace(SETTINGS, checkpoint_minutes=1e-9)
@@ -45,14 +45,14 @@ def model(tiny_bert: Path) -> TrelmForMaskedLM:
 def seen(model: TrelmForMaskedLM, monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The plainness that the model had in each update, read when its loss was computed."""
     read: list[float] = []
-    batch_loss = trainer.batch_loss
+    batch_loss = objectives.batch_loss
 
     def spy(module: Any, batch: Any) -> torch.Tensor:
         assert module.config is model.config
         read.append(module.config.plainness)
         return batch_loss(module, batch)
 
-    monkeypatch.setattr(trainer, "batch_loss", spy)
+    monkeypatch.setattr(objectives, "batch_loss", spy)
     return read
 
 
@@ -115,9 +115,9 @@ def test_other_stages_take_nothing_away(
 def test_only_the_states_that_are_predicted_are_computed_while_it_trains(
     model: TrelmForMaskedLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sparse, batch_loss = [], trainer.batch_loss
+    sparse, batch_loss = [], objectives.batch_loss
     monkeypatch.setattr(
-        trainer, "batch_loss", lambda *given: sparse.append(model.config.sparse_prediction) or batch_loss(*given)
+        objectives, "batch_loss", lambda *given: sparse.append(model.config.sparse_prediction) or batch_loss(*given)
     )
     train(model, tmp_path / "whole", updates=3)
     with pytest.raises(PowerCut):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -15,7 +17,19 @@ from typing import Any, NoReturn
 import pytest
 
 from trelm.errors import DiskError, RunFolderError
-from trelm.workspace import Run, Step, atomic_path, digest, read_json, write_json, write_text, writing
+from trelm.workspace import (
+    Run,
+    Step,
+    atomic_path,
+    digest,
+    read_json,
+    read_sealed,
+    sync,
+    write_json,
+    write_sealed,
+    write_text,
+    writing,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -197,7 +211,7 @@ def test_a_step_is_done_only_after_its_end_and_only_for_its_inputs(step: Step) -
     assert step.is_done("1")
     assert not step.is_done("2")
     assert step.manifest() == {"step": "alignment", "inputs": "1", "seconds": 2}
-    assert names(step.folder) == [".inputs", "manifest.json"]
+    assert names(step.folder) == [".inputs", ".seal.json", "manifest.json"]
 
 
 def test_a_step_that_was_broken_off_finds_its_checkpoint_again(step: Step) -> None:
@@ -239,11 +253,13 @@ def test_steps_may_lie_deeper(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "stages" / "1-commonality" / "manifest.json").read_text())["inputs"] == "1"
 
 
-def test_a_damaged_manifest_is_said_and_not_taken_for_an_unfinished_step(step: Step) -> None:
+def test_a_damaged_manifest_is_said_to_who_reads_it_and_the_step_is_not_done(step: Step) -> None:
     step.begin("1")
     step.manifest_path.write_text("{")
     with pytest.raises(RunFolderError, match="expected JSON"):
-        step.is_done("1")
+        step.manifest()
+    assert not step.is_done("1")
+    assert step.damage() == ("manifest.json", "the file is damaged")
 
 
 # Claims
@@ -286,6 +302,7 @@ def test_a_folder_with_other_files_is_refused_and_left_alone(tmp_path: Path) -> 
 def test_another_configuration_is_refused_with_the_first_difference(tmp_path: Path, now: str, difference: str) -> None:
     run = Run(tmp_path / "id")
     run.claim("a: 1\nseed: 1\n")
+    run.step("corpus").begin("1")
     with pytest.raises(RunFolderError) as caught:
         run.claim(now)
     assert str(caught.value) == (
@@ -353,3 +370,189 @@ def test_figures_may_not_take_the_keys_of_the_manifest(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"step corpus: \['inputs'\] are the manifest's own keys"):
         step.finish("digest", {"inputs": 3})
     assert step.manifest() is None
+
+
+# What a step left
+
+
+def finished(step: Step) -> Step:
+    """A step that has ended with two files."""
+    step.begin("1")
+    (step.folder / "below").mkdir()
+    (step.folder / "below" / "a.npy").write_bytes(b"12345678")
+    write_text(step.folder / "b.txt", "text")
+    step.finish("1", {"seconds": 2})
+    return step
+
+
+def test_a_step_whose_files_are_as_it_left_them_is_done_also_after_a_copy(step: Step, tmp_path: Path) -> None:
+    finished(step)
+    assert step.damage() is None
+    shutil.copytree(step.folder, tmp_path / "copy", copy_function=shutil.copyfile)  # new times of change
+    copy = Step("alignment", tmp_path / "copy")
+    assert copy.damage() is None
+    assert copy.is_done("1")
+    copy.require_whole()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("below/a.npy", b"1234", "expected 8 bytes, found 4"),
+        ("below/a.npy", b"12345679", "expected SHA-256 ef797c8118f0, found 9a6b8a6b8b5a"),
+        ("below/a.npy", None, "the file is missing"),
+        ("b.txt", b"", "expected 4 bytes, found 0"),
+        (".seal.json", b"{", "the file is damaged"),
+        (".seal.json", b"[]", "the file is damaged"),
+        ("manifest.json", b"{", "the file is damaged"),
+        ("manifest.json", b"[]", "the file is damaged"),
+    ],
+)
+def test_a_step_with_a_damaged_file_is_not_done(step: Step, name: str, content: bytes | None, words: str) -> None:
+    path = finished(step).folder / name
+    if content == b"12345679":
+        digests = [hashlib.sha256(value).hexdigest()[:12] for value in (b"12345678", content)]
+        words = f"expected SHA-256 {digests[0]}, found {digests[1]}"
+    path.unlink() if content is None else path.write_bytes(content)
+    assert step.damage() == (name, words)
+    assert not step.is_done("1")
+    with pytest.raises(RunFolderError) as caught:
+        step.require_whole()
+    assert str(caught.value) == f"{path}: {words}; run `trelm transfer` again: it does the step again"
+
+
+def test_another_figure_in_a_manifest_is_found(step: Step) -> None:
+    manifest = finished(step).manifest_path
+    manifest.write_text(manifest.read_text().replace('"seconds": 2', '"seconds": 3'))
+    damage = step.damage()
+    assert damage is not None
+    assert damage[0] == "manifest.json"
+    assert damage[1].startswith("expected SHA-256 ")
+    assert not step.is_done("1")
+
+
+def test_where_a_folder_or_a_device_stands_for_a_file_it_is_not_read(step: Step) -> None:
+    path = finished(step).folder / "b.txt"
+    path.unlink()
+    path.mkdir()
+    assert step.damage() == ("b.txt", "expected a file, found something else")
+    path.rmdir()
+    path.symlink_to("/dev/zero")
+    assert step.damage() == ("b.txt", "expected a file, found something else")
+
+
+def test_a_step_of_an_earlier_version_is_taken_as_it_is(step: Step) -> None:
+    (finished(step).folder / ".seal.json").unlink()
+    (step.folder / "b.txt").unlink()
+    assert step.is_done("1")
+
+
+def test_a_lost_manifest_keeps_the_checkpoints_a_lost_output_does_not(step: Step) -> None:
+    (finished(step).folder / "checkpoint-1").mkdir()
+    step.manifest_path.write_text("{")
+    step.begin("1")
+    assert names(step.folder) == [".inputs", "b.txt", "below", "checkpoint-1"]
+    step.finish("1", {})
+    (step.folder / "b.txt").write_text("cut")
+    step.begin("1")
+    assert names(step.folder) == [".inputs"]
+
+
+def test_what_a_killed_process_left_half_written_is_removed(step: Step) -> None:
+    step.begin("1")
+    (step.folder / "checkpoint-1").mkdir()
+    (step.folder / ".model.17.part").mkdir()
+    (step.folder / ".a.txt.17.part").write_text("half")
+    step.begin("1")
+    assert names(step.folder) == [".inputs", "checkpoint-1"]
+
+
+def test_a_dropped_output_is_missed_no_more_and_a_forgotten_step_is_gone(step: Step) -> None:
+    finished(step).drop("below")
+    assert names(step.folder) == [".inputs", ".seal.json", "b.txt", "manifest.json"]
+    assert step.is_done("1")
+    (step.folder / "b.txt").write_text("cut")
+    assert not step.is_done("1")
+    step.forget()
+    assert not step.folder.exists()
+    step.forget()
+
+
+def test_a_sealed_file_that_is_another_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_sealed(path, {"values": {"1": 0.1, "é": [None, 1e-300]}})
+    assert read_sealed(path) == {"values": {"1": 0.1, "é": [None, 1e-300]}}
+    path.write_text(path.read_text().replace("0.1", "0.2"))
+    words = r"a\.json: expected what was written there, found another digest; remove the file and run again"
+    with pytest.raises(RunFolderError, match=words):
+        read_sealed(path)
+
+
+def test_keys_that_json_makes_strings_do_not_change_the_seal(tmp_path: Path) -> None:
+    write_sealed(tmp_path / "a.json", {"points": {3: 1.5, 10: 2.5}})
+    assert read_sealed(tmp_path / "a.json") == {"points": {"3": 1.5, "10": 2.5}}
+
+
+# What the disk holds
+
+
+def test_a_file_and_its_name_are_on_the_disk_when_it_has_been_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[tuple[str, str]] = []
+    fsync, replace = os.fsync, os.replace
+
+    def watch(descriptor: int) -> None:
+        done.append(("fsync", os.readlink(f"/proc/self/fd/{descriptor}")))
+        fsync(descriptor)
+
+    def rename(source: Path, target: Path) -> None:
+        done.append(("replace", str(target)))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", watch)
+    monkeypatch.setattr(os, "replace", rename)
+    with atomic_path(tmp_path / "model") as temporary:
+        temporary.mkdir()
+        (temporary / "weights").write_text("w")
+    assert done == [
+        ("fsync", f"{temporary}/weights"),
+        ("fsync", str(temporary)),
+        ("replace", str(tmp_path / "model")),
+        ("fsync", str(tmp_path)),
+    ]
+
+
+def test_a_file_system_that_cannot_sync_folders_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", refusing(errno.EINVAL))
+    sync(tmp_path)
+    (tmp_path / "a").write_text("a")
+    with pytest.raises(OSError, match=os.strerror(errno.EINVAL)):
+        sync(tmp_path / "a")
+
+
+# A configuration that a power cut has shortened
+
+
+def test_a_configuration_that_is_cut_off_is_written_again(tmp_path: Path) -> None:
+    run, text = Run(tmp_path / "id"), "a: 1\nname: Zürich\n# input x 10 bytes\n"
+    run.claim(text)
+    path = run.folder / "config.yaml"
+    for length in range(len(text.encode())):
+        path.write_bytes(text.encode()[:length])
+        run.claim(text)
+        assert path.read_text(encoding="utf-8") == text
+
+
+def test_beside_other_files_only_one_that_ends_in_mid_line_is_written_again(tmp_path: Path) -> None:
+    run = Run(tmp_path / "id")
+    run.claim("a: 1\nb: 2\n")
+    run.step("corpus").begin("1")
+    path = run.folder / "config.yaml"
+    for other in ("", "a: 1\n", "a: 2"):
+        path.write_text(other)
+        with pytest.raises(RunFolderError, match="belongs to another configuration"):
+            run.claim("a: 1\nb: 2\n")
+    path.write_text("a: 1\nb:")
+    run.claim("a: 1\nb: 2\n")
+    assert path.read_text() == "a: 1\nb: 2\n"

@@ -46,7 +46,8 @@ def test_a_manifest_that_is_no_mapping_is_said(tmp_path: Path) -> None:
     with pytest.raises(
         RunFolderError, match=r"manifest\.json: expected a mapping, found list; remove the file and run again"
     ):
-        step.is_done("1")
+        step.manifest()
+    assert not step.is_done("1")
 
 
 def test_a_clearing_that_is_broken_off_leaves_no_step_that_looks_done(

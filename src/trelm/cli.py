@@ -19,6 +19,7 @@ from typer.exceptions import TyperException
 
 from trelm.config import RECIPES, Config, dump_config, load_config, make_config, override_values
 from trelm.errors import ConfigError, TrelmError
+from trelm.processes import is_first
 
 app = typer.Typer(
     add_completion=False,
@@ -62,16 +63,17 @@ def transfer(
 def plan(
     config: ConfigPath,
     overrides: Overrides = None,
+    quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """What will run, how long, how much memory and disk, before anything runs."""
-    estimate = _pipeline().estimate(load_config(config, overrides or ()))
+    """What will run, how long, how much memory and disk, before anything runs: measured on a sample of your text."""
+    estimate = _pipeline().estimate(load_config(config, overrides or ()), quiet=quiet)
     if as_json:
         _print_json(estimate)
         return
-    table = Table("step", "seconds", "updates", "tokens", "what")
+    table = Table("step", "time", "updates", "tokens", "FLOPs", "memory", "disk", "is")
     for step in estimate["steps"]:
-        table.add_row(step["name"], step["seconds"], step["updates"], step["tokens"], step["what"])
+        table.add_row(*_load("trelm.cost").cells_of_plan(step))
     Console().print(table)
     for line in estimate["summary"]:
         typer.echo(line)
@@ -265,9 +267,11 @@ def _terminate(*_: Any) -> None:
 
 def _transfer(config: Config, run: Path, *, until: str | None, quiet: bool, as_json: bool) -> None:
     result = _pipeline().transfer(config, run, until=until, quiet=quiet)
+    if not is_first():
+        return
     if as_json:
         _print_json(result)
-    elif "models" in result:
+    elif "export" in result:  # the whole report, not the figures of one step
         _print_outcome(result, run)
 
 

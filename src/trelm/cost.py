@@ -6,8 +6,12 @@ counted: normalisations, activations, softmaxes and look-ups are a few percent o
 
 from __future__ import annotations
 
+import resource
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from trelm.errors import BudgetError
 
@@ -150,6 +154,15 @@ def memory_bytes(
     return states + activations + logits
 
 
+def resident_bytes() -> int:
+    """Memory that this process holds now; where the system does not say, the most that it ever held."""
+    statm = Path("/proc/self/statm")
+    if statm.exists():
+        return int(statm.read_text(encoding="ascii").split()[1]) * resource.getpagesize()
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else 1024 * most
+
+
 def split_budget(total: float, shares: Mapping[str, float]) -> dict[str, float]:
     """`total` split in proportion to `shares`; the parts sum to `total`.
 
@@ -192,6 +205,15 @@ def human_count(count: float) -> str:
 def human_bytes(count: float) -> str:
     """`512 B`, `12.3 kB`, `4.5 MB`, `1.2 GB`, ...: decimal prefixes."""
     return _with_prefix(count, ("", "k", "M", "G", "T", "P", "E")) + "B"
+
+
+def cells_of_plan(step: Mapping[str, Any]) -> tuple[str, ...]:
+    """A row of `trelm plan`: name, time, updates, tokens, FLOPs, memory, disk, and whether it was measured."""
+    counts = [human_count(step[name]) if step[name] else "" for name in ("tokens", "flops")]
+    disk = human_bytes(step["disk_bytes"]) if step["disk_bytes"] else ""
+    updates = f"{step['updates']:,}" if step["updates"] else ""
+    memory = human_bytes(step["memory_bytes"])
+    return (step["name"], human_seconds(step["seconds"]), updates, *counts, memory, disk, step["basis"])
 
 
 def _with_prefix(count: float, prefixes: Sequence[str]) -> str:

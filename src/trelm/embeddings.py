@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from gensim.models.callbacks import CallbackAny2Vec
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
+from trelm.corpus.mapped import let_go
 from trelm.corpus.ragged import Ragged
 from trelm.errors import DataError
 from trelm.workspace import atomic_path, read_json, write_json
@@ -25,6 +27,7 @@ SUBSAMPLING = 1e-3
 MAX_REPEATS = 10
 # gensim silently drops what is beyond in a sentence (MAX_SENTENCE_LEN), so longer lines are cut in pieces.
 _GENSIM_LONGEST = 10_000
+_LINES = 1 << 16  # lines that are looked at together
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,7 @@ def skip_gram(
     The languages contribute equally many tokens: `max_tokens`, or the largest corpus where that is less. A larger
     corpus gives whole lines spread evenly over it, a smaller one is repeated, `MAX_REPEATS` times at most. Lines are
     mixed, so that the falling learning rate treats the languages alike. One thread: more are not reproducible.
+    Memory grows with `max_tokens` and the vocabulary, not with the corpora.
 
     Args:
         corpora: one a language, ids below `vocabulary_size`, no special tokens.
@@ -95,17 +99,15 @@ def skip_gram(
         ValueError: an id is not in the vocabulary.
     """
     budget = _tokens_a_language(corpora, max_tokens)
-    chosen = [choose_lines(corpus.lengths(), budget) for corpus in corpora]
-    tokens = tuple(int(corpus.lengths()[lines].sum()) for corpus, lines in zip(corpora, chosen, strict=True))
-    counts = sum(
-        (_count(c, lines, vocabulary_size) for c, lines in zip(corpora, chosen, strict=True)), _zeros(vocabulary_size)
-    )
-    sentences = _Sentences(corpora, chosen, np.random.default_rng(seed))
+    chosen = [_Chosen.of(corpus, budget) for corpus in corpora]
+    counts = sum((text.count(vocabulary_size) for text in chosen), np.zeros(vocabulary_size, dtype=np.int64))
+    sentences = _Sentences(chosen, np.random.default_rng(seed))
     order = frequency_order(counts)
     vectors = np.zeros((vocabulary_size, width), dtype=np.float32)
     vectors[order] = _train(sentences, counts, order, width, window, negatives, epochs, seed, on_progress)
+    tokens = tuple(text.tokens for text in chosen)
     repeats = tuple(used / max(_usable(corpus), 1) for used, corpus in zip(tokens, corpora, strict=True))
-    dropped = sum(int((corpus.lengths() < 2).sum()) for corpus in corpora)
+    dropped = sum(int(np.count_nonzero(lengths < 2)) for corpus in corpora for lengths in _lengths(corpus))
     return SubwordVectors(vectors, counts, tokens, repeats, dropped)
 
 
@@ -118,15 +120,19 @@ def choose_lines(lengths: NDArray[np.int64], budget: int) -> NDArray[np.int64]:
         lengths: int64 [lines], tokens of each line.
         budget: tokens wanted; a corpus gives `MAX_REPEATS` times its own at most.
     """
-    usable = np.flatnonzero(lengths >= 2)
-    sizes = lengths[usable]
-    total = int(sizes.sum())
+    return _choose_lines(lambda: (lengths[start : start + _LINES] for start in range(0, len(lengths), _LINES)), budget)
+
+
+def _choose_lines(parts: Callable[[], Iterator[NDArray[np.int64]]], budget: int) -> NDArray[np.int64]:
+    """As `choose_lines`; `parts` gives the lengths again and again, some at a time."""
+    total = sum(int(lengths[lengths >= 2].sum()) for lengths in parts())
     if not total:
-        return usable
+        return np.zeros(0, dtype=np.int64)
     repeats, rest = divmod(min(budget, MAX_REPEATS * total), total)
-    # A line is taken where the share of tokens before it reaches a new line's worth: its own length has no say in it.
-    before = np.concatenate(([0], np.cumsum(sizes)[:-1]))
-    picked = usable[_spread(before, sizes, rest, total)]
+    picked = _spread(parts(), rest, total)
+    if not repeats:
+        return picked
+    usable = np.concatenate([np.flatnonzero(lengths >= 2) + start for start, lengths in _with_starts(parts())])
     return np.concatenate([np.tile(usable, repeats), picked])
 
 
@@ -145,42 +151,95 @@ def _tokens_a_language(corpora: Sequence[Ragged], max_tokens: int | None) -> int
     return largest if max_tokens is None else min(max_tokens, largest)
 
 
+def _lengths(corpus: Ragged) -> Iterator[NDArray[np.int64]]:
+    """Lengths of all lines, some at a time."""
+    for start in range(0, len(corpus), _LINES):
+        yield np.diff(corpus.offsets[start : start + _LINES + 1])
+        let_go(corpus.offsets)
+
+
 def _usable(corpus: Ragged) -> int:
     """Tokens on lines that have a context."""
-    lengths = corpus.lengths()
-    return int(lengths[lengths >= 2].sum())
+    return sum(int(lengths[lengths >= 2].sum()) for lengths in _lengths(corpus))
 
 
-def _spread(before: NDArray[np.int64], sizes: NDArray[np.int64], budget: int, total: int) -> NDArray[np.bool_]:
-    """Which lines make up about `budget` of `total` tokens, evenly over the text, never more than `budget`."""
-    picked = np.zeros(len(sizes), dtype=np.bool_)
-    taken = 0
-    for line, (start, size) in enumerate(zip(before.tolist(), sizes.tolist(), strict=True)):
-        if taken * total <= start * budget and taken < budget:
-            picked[line] = True
-            taken += size
-    for line in np.flatnonzero(picked)[::-1]:
-        if taken <= budget:
-            break
-        picked[line] = False
-        taken -= int(sizes[line])
-    return picked
+def _with_starts(parts: Iterable[NDArray[np.int64]]) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """Each part with the number of its first line."""
+    start = 0
+    for part in parts:
+        yield start, part
+        start += len(part)
 
 
-def _zeros(size: int) -> NDArray[np.int64]:
-    return np.zeros(size, dtype=np.int64)
+def _spread(parts: Iterable[NDArray[np.int64]], budget: int, total: int) -> NDArray[np.int64]:
+    """Lines that make up about `budget` of `total` tokens, evenly over the text, never more than `budget`.
+
+    A line is taken where the share of tokens before it reaches a new line's worth: its own length has no say in it.
+    """
+    picked, taken, before = array("q"), 0, 0
+    for start, lengths in _with_starts(parts):
+        for line, size in enumerate(lengths.tolist(), start):
+            if size < 2:
+                continue
+            if taken * total <= before * budget and taken < budget:
+                picked.append(line)
+                taken += size
+            before += size
+    if taken > budget:
+        picked.pop()  # below the budget until it came
+    return np.array(picked, dtype=np.int64)
 
 
-def _count(corpus: Ragged, lines: NDArray[np.int64], vocabulary_size: int) -> NDArray[np.int64]:
-    """Occurrences of each entry on `lines`, repeated ones counted each time; int64 [V]."""
-    times = np.bincount(lines, minlength=len(corpus))
-    weights = np.repeat(times, corpus.lengths())
-    highest = int(corpus.values.max(initial=0))
-    if highest >= vocabulary_size:
-        raise ValueError(
-            f"skip_gram: expected ids below {vocabulary_size}, found {highest}; encode with that vocabulary"
-        )
-    return np.bincount(corpus.values, weights=weights, minlength=vocabulary_size).astype(np.int64)
+@dataclass(frozen=True)
+class _Chosen:
+    """The lines of one corpus that are read in an epoch.
+
+    Attributes:
+        text: the corpus, or a copy of the lines that are read where these are a part of it: they lie all over it, and
+            one that is mapped into memory would be there as a whole.
+        lines: int64 [lines read], places in `text`, repeated ones as often as they are read.
+        tokens: of the lines read.
+    """
+
+    text: Ragged
+    lines: NDArray[np.int64]
+    tokens: int
+
+    @staticmethod
+    def of(corpus: Ragged, budget: int) -> _Chosen:
+        """About `budget` tokens of a corpus, see `choose_lines`."""
+        lines = _choose_lines(lambda: _lengths(corpus), budget)
+        tokens = int(corpus.lengths_at(lines).sum())
+        if budget >= _usable(corpus):
+            return _Chosen(corpus, lines, tokens)
+        return _Chosen(_copied(corpus, lines), np.arange(len(lines)), tokens)
+
+    def count(self, vocabulary_size: int) -> NDArray[np.int64]:
+        """Occurrences of each entry, those on repeated lines counted each time; int64 [V].
+
+        Raises:
+            ValueError: an id is not in the vocabulary.
+        """
+        counts, times = np.zeros(vocabulary_size, dtype=np.int64), np.bincount(self.lines, minlength=len(self.text))
+        for start, lengths in _with_starts(_lengths(self.text)):
+            stop = start + len(lengths)
+            ids = np.asarray(self.text.values[self.text.offsets[start] : self.text.offsets[stop]])
+            highest = int(ids.max(initial=0))
+            if highest >= vocabulary_size:
+                raise ValueError(
+                    f"skip_gram: expected ids below {vocabulary_size}, found {highest}; encode with that vocabulary"
+                )
+            weights = np.repeat(times[start:stop], lengths)
+            counts += np.bincount(ids, weights=weights, minlength=vocabulary_size).astype(np.int64)
+            let_go(self.text.values)
+        return counts
+
+
+def _copied(corpus: Ragged, lines: NDArray[np.int64]) -> Ragged:
+    """A copy of some lines in memory."""
+    parts = [corpus.take(lines[start : start + _LINES]) for start in range(0, len(lines), _LINES)]
+    offsets = np.concatenate([[0], *(part.lengths() for part in parts)]).cumsum()
+    return Ragged(np.concatenate([np.zeros(0, dtype=np.int32), *(part.values for part in parts)]), offsets)
 
 
 def _train(
@@ -216,25 +275,26 @@ def _train(
 class _Sentences:
     """The chosen lines of all corpora in one mixed order, as often as gensim asks for them."""
 
-    def __init__(
-        self, corpora: Sequence[Ragged], chosen: Sequence[NDArray[np.int64]], rng: np.random.Generator
-    ) -> None:
-        self._corpora = corpora
-        pairs = np.concatenate([np.stack([np.full_like(lines, c), lines], axis=1) for c, lines in enumerate(chosen)])
-        self._pairs = rng.permutation(pairs)
-        self._length = sum(
-            int(np.ceil(corpus.lengths()[lines] / _GENSIM_LONGEST).sum())
-            for corpus, lines in zip(corpora, chosen, strict=True)
-        )
+    def __init__(self, chosen: Sequence[_Chosen], rng: np.random.Generator) -> None:
+        self._chosen = chosen
+        self._starts = np.cumsum([0, *(len(text.lines) for text in chosen)])
+        self._order = rng.permutation(int(self._starts[-1]))
+        self._length = sum(int(np.ceil(text.text.lengths_at(text.lines) / _GENSIM_LONGEST).sum()) for text in chosen)
 
     def __len__(self) -> int:
         return self._length
 
     def __iter__(self) -> Iterator[list[int]]:
-        for corpus, line in self._pairs.tolist():
-            ids = self._corpora[corpus][line].tolist()
-            for start in range(0, len(ids), _GENSIM_LONGEST):
-                yield ids[start : start + _GENSIM_LONGEST]
+        for start in range(0, len(self._order), _LINES):
+            places = self._order[start : start + _LINES]
+            corpora = np.searchsorted(self._starts, places, side="right") - 1
+            for corpus, place in zip(corpora.tolist(), (places - self._starts[corpora]).tolist(), strict=True):
+                text = self._chosen[corpus]
+                ids = text.text[text.lines[place]].tolist()
+                for first in range(0, len(ids), _GENSIM_LONGEST):
+                    yield ids[first : first + _GENSIM_LONGEST]
+            for text in self._chosen:
+                let_go(text.text.values)
 
 
 class _Progress(CallbackAny2Vec):  # type: ignore[misc]  # gensim has no types

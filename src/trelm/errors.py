@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 
 
+LONGEST_MESSAGE = 2000  # characters: a name of a megabyte would bury what is wrong with it
+# Line breaks, escape sequences of terminals, signs that turn the direction of writing, halves of surrogate pairs.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
 class TrelmError(Exception):
-    """A mistake in what the user gave, not in the program: the command line prints it as one line and exits with 2."""
+    """A mistake in what the user gave, not in the program: the command line prints it as one line and exits with 2.
+
+    Names and values in the message come from files that others wrote: what would break the line or steer the terminal
+    is shown as its escape, and the middle of an endless message is left out.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(one_line(message))
 
 
 class ConfigError(TrelmError):
@@ -29,6 +42,10 @@ class ExportError(TrelmError):
 
 class BudgetError(TrelmError):
     """The budget is too small for the stages that it has to pay for."""
+
+
+class TrainingError(TrelmError):
+    """A training cannot go on: a loss that is no number, a batch that does not fit, a process that is gone."""
 
 
 class ComparisonError(TrelmError):
@@ -55,6 +72,13 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` for the known name nearest to `name`, or an empty string where none is near."""
     near = get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"; did you mean '{near[0]}'?" if near else ""
+
+
+def one_line(text: str) -> str:
+    """Text as a terminal may show it: one line, no control characters, at most `LONGEST_MESSAGE` characters."""
+    half = LONGEST_MESSAGE // 2
+    text = text if len(text) <= LONGEST_MESSAGE else f"{text[: half - 3]} ... {text[2 - half :]}"
+    return _UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def first_line(error: BaseException) -> str:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from trelm import processes
 from trelm.comparison.run import Comparison, claimed, read_results, run_comparison, steps_in_all
 from trelm.config import CARD_FILE, Config, dump_card, dump_config, load_tasks, read_run_config
 from trelm.corpus.files import expand
 from trelm.errors import ComparisonError, ConfigError, ExportError, did_you_mean
 from trelm.export import check_before, push
-from trelm.progress import Progress
+from trelm.progress import Progress, StepProgress
 from trelm.report.comparison_page import write_comparison
 from trelm.report.page import write_report
 from trelm.report.schema import REPORT
-from trelm.stages import COMBINATION, PLAIN, SCRATCH_STAGE, TRANSFER_LOWER
+from trelm.stages import COMBINATION, PLAIN, SCRATCH_STAGE, TRANSFER_LOWER, Stage
 from trelm.steps.context import (
     ALIGNMENT,
     CORPUS,
@@ -32,6 +34,7 @@ from trelm.steps.context import (
     VOCABULARY,
     WORD_LINKS,
     Context,
+    Figures,
     RunStep,
     carry_out,
     parallel_sources,
@@ -70,11 +73,11 @@ from trelm.workspace import Run, digest, write_json, write_text
 def steps(config: Config) -> list[RunStep]:
     """METHOD, section by section."""
     stages = {stage.name: stage for stage in planned_stages(config)}
-    training = [RunStep(STAGE_FOLDERS[name], partial(_train, stage), resumes=True) for name, stage in stages.items()]
+    training = [_training_step(stage) for stage in stages.values()]
     after_lower = list(stages).index(TRANSFER_LOWER) + 1
     training.insert(after_lower, RunStep(STAGE_FOLDERS[COMBINATION], combine_halves))
     if config.baseline.scratch:
-        training.append(RunStep(STAGE_FOLDERS[SCRATCH_STAGE.name], partial(_train, SCRATCH_STAGE), resumes=True))
+        training.append(_training_step(SCRATCH_STAGE))
     head = [RunStep(HEAD, fit_head, resumes=True)] if config.head.updates else []
     return [
         RunStep(CORPUS, prepare_corpus),
@@ -86,7 +89,7 @@ def steps(config: Config) -> list[RunStep]:
         RunStep(ALIGNMENT, align_embeddings),  # 3. adversarial embedding alignment
         RunStep(MODEL, build_models),  # 4. the TreLM model
         RunStep(DIAGNOSIS, diagnose_start),  # what can be told before anything trains
-        RunStep(PLAN, plan_training),
+        RunStep(PLAN, plan_training, joint=True),
         *training,  # 5. commonality, transfer of each half, combination, language-specific, plain; from scratch
         RunStep(EVALUATION, evaluate_models),  # 6. evaluation
         RunStep(EXPORT, write_export),
@@ -98,12 +101,14 @@ def transfer(
 ) -> dict[str, Any]:
     """Move the source encoder to the target language: all steps that are not done yet, in `run_folder`.
 
+    Where `torchrun` has started several processes, they train together; the first one does all the rest and writes.
+
     Args:
         until: the last step to do, by its name or its folder's; all by default.
         quiet: print no progress.
 
     Returns:
-        What `report.json` holds; with `until`, the figures of that step.
+        What `report.json` holds; with `until`, the figures of that step. Nothing in a process that is not the first.
 
     Raises:
         TrelmError: bad input, in one line; what is done stays done.
@@ -112,13 +117,19 @@ def transfer(
     last = _last_step(plan, until)
     inputs = describe_inputs(config)
     context = Context(config, run)
+    wanted = dump_config(config, card=False)  # what the model card says changes nothing that is computed
+    claim, of_inputs = wanted + "".join(f"# input {line}\n" for line in inputs), digest([wanted, inputs])
+    if not processes.is_first():
+        processes.wait_until(lambda: run.is_claimed(claim))
+        with quiet_transformers():
+            _take_part(context, plan[: last + 1], of_inputs)
+        return {}
     with quiet_transformers():
         preflight(context)
     with run.lock(), quiet_transformers():
-        wanted = dump_config(config, card=False)  # what the model card says changes nothing that is computed
-        run.claim(wanted + "".join(f"# input {line}\n" for line in inputs))
+        run.claim(claim)
         write_text(run.folder / CARD_FILE, dump_card(config))
-        _run_steps(context, plan[: last + 1], digest([wanted, inputs]), len(plan), quiet)
+        _run_steps(context, plan[: last + 1], of_inputs, len(plan), quiet)
         if until is not None and last + 1 < len(plan):
             return context.figures(plan[last].name)
         report = collect_report(context, [step.name for step in plan])
@@ -140,6 +151,7 @@ def diagnose(config: Config, run_folder: Path | str | None = None, *, quiet: boo
     Raises:
         TrelmError: bad input, in one line; what is done stays done.
     """
+    processes.require_one("diagnose")
     if run_folder is None:
         with tempfile.TemporaryDirectory(prefix="trelm-diagnosis-") as folder:
             return diagnose(config, folder, quiet=quiet)
@@ -158,6 +170,7 @@ def compare(config: Config, run_folder: Path | str, *, quiet: bool = False) -> d
     Raises:
         TrelmError: bad input, in one line; or cells that cannot be done, after all others are. What is done stays done.
     """
+    processes.require_one("compare")
     run, inputs = Run(Path(run_folder)), describe_inputs(config)
     comparison = Comparison(config, run.folder, inputs)
     comparison.arms()  # what does not fit is told before anything is written
@@ -179,11 +192,18 @@ def compare(config: Config, run_folder: Path | str, *, quiet: bool = False) -> d
     return {"cells": read_results(run.folder), "failed": {}, "paths": {kind: str(path) for kind, path in paths.items()}}
 
 
-def estimate(config: Config) -> dict[str, Any]:
-    """What `transfer` would do: steps with their time, memory and disk; see `trelm.steps.estimate`."""
+def estimate(config: Config, *, quiet: bool = True) -> dict[str, Any]:
+    """What `transfer` would do: steps with their time, memory and disk; see `trelm.steps.estimate`.
+
+    Args:
+        quiet: print no progress.
+    """
+    processes.require_one("plan")
     describe_inputs(config)
+    context = Context(config, Run(Path(".")))
     with quiet_transformers():
-        return steps_estimate(Context(config, Run(Path("."))))
+        preflight(context)
+        return steps_estimate(context, quiet=quiet)
 
 
 def evaluate(
@@ -195,6 +215,7 @@ def evaluate(
         only: the name of one set. work: where trainings under way lie; in the cache where None.
         quiet: print no progress.
     """
+    processes.require_one("evaluate")
     with quiet_transformers():
         return evaluate_model(model, load_tasks(tasks), only=only, work=work, quiet=quiet)
 
@@ -223,9 +244,12 @@ def export(
     Raises:
         TrelmError: the run is not done, the folder is not empty, or what was written is not the model.
     """
+    processes.require_one("export")
     run = Run(Path(run_folder))
     config = read_run_config(run.folder)
     context = Context(config, run)
+    for step in steps(config):
+        run.step(step.name).require_whole()
     context.figures(EVALUATION)  # the run has come to its end
     with quiet_transformers():
         kind = kind or chosen_kind(context)
@@ -243,6 +267,18 @@ def export(
     return figures | {"summary": summary(figures)}
 
 
+def _take_part(context: Context, plan: list[RunStep], inputs: str) -> None:
+    """What a process that is not the first one does: train with it, wait for it otherwise, and write nothing there."""
+    use_all_cores()
+    with Progress(len(plan), quiet=True) as progress:
+        for step in plan:
+            place = context.run.step(step.name)
+            if step.joint and not place.is_done(inputs):
+                with progress.step(step.name) as tell, tempfile.TemporaryDirectory(prefix="trelm-process-") as folder:
+                    step.work(context, Path(folder), tell)
+            processes.wait_until(partial(place.is_done, inputs))
+
+
 def _run_steps(context: Context, plan: list[RunStep], inputs: str, total: int, quiet: bool) -> None:
     """Do what is not done; a manifest is written only when its step has ended."""
     use_all_cores()
@@ -253,18 +289,35 @@ def _run_steps(context: Context, plan: list[RunStep], inputs: str, total: int, q
                 remove_checkpoints(place.folder)
                 progress.skip(step.name)
                 continue
-            with progress.step(step.name) as tell:
+            if step.name == PLAN and place.damage() is not None and context.config.budget.minutes is not None:
+                _forget_training(context)
+            together = nullcontext() if step.joint else processes.alone()
+            with progress.step(step.name) as tell, together:
                 carry_out(
                     place,
                     inputs,
                     partial(step.work, context, place.folder, tell),
                     resumes=step.resumes,
-                    also=lambda: {"seed": context.config.seed, "versions": versions()},
+                    note=tell.note,
+                    also=lambda: {
+                        "seed": context.config.seed,
+                        "processes": processes.count(),
+                        "versions": versions(),
+                    },
                 )
 
 
-def _train(stage: Any, context: Context, folder: Path, tell: Any) -> dict[str, Any]:
-    return train_stage(context, stage, folder, tell)
+def _forget_training(context: Context) -> None:
+    """What followed a lost plan: one measured again gives other numbers of updates, and half a run of each is none."""
+    for name in (*STAGE_FOLDERS.values(), EVALUATION, EXPORT):
+        context.run.step(name).forget()
+
+
+def _training_step(stage: Stage) -> RunStep:
+    def work(context: Context, folder: Path, tell: StepProgress) -> Figures:
+        return train_stage(context, stage, folder, tell)
+
+    return RunStep(STAGE_FOLDERS[stage.name], work, resumes=True, joint=True)
 
 
 def _last_step(plan: list[RunStep], until: str | None) -> int:

@@ -20,8 +20,10 @@ from trelm.errors import BudgetError
 from trelm.model.encoder import TrelmForMaskedLM
 from trelm.model.halves import PARTS, Part, freeze_all_but
 from trelm.model.shape import embedding_width, layer_shape
-from trelm.training.batches import IGNORED, CrossLingualExamples, Examples, MaskedExamples, PlannedBatches, Vocabulary
-from trelm.training.trainer import AfterUpdate, LoopSettings, OnUpdate, Trained, train
+from trelm.training.batches import IGNORED, CrossLingualExamples, MaskedExamples, PlannedBatches, Vocabulary
+from trelm.training.order import Examples
+from trelm.training.account import AfterUpdate, OnNote, OnUpdate
+from trelm.training.trainer import LoopSettings, Trained, train
 
 SOURCE, TARGET = 0, 1
 Feed = Literal["source-text", "target-text", "source-to-target", "target-to-source"]
@@ -79,6 +81,8 @@ def transfer_stages(source_share: float, *, plain: bool = False) -> tuple[Stage,
 
 PLAIN_STAGE = Stage(PLAIN, frozenset(PARTS), LANGUAGE_SPECIFIC, (("target-text", 1.0),), anneals=True)
 SCRATCH_STAGE = Stage(SCRATCH, frozenset(PARTS), RANDOM, (("target-text", 1.0),))
+
+WARM_UPDATES, MEASURED_UPDATES = 1, 20  # of a stage, when its speed is measured
 
 ANNEALED = 0.5
 """Part of the plain stage over which what a plain model cannot hold goes to zero; the rest trains without it."""
@@ -161,11 +165,12 @@ def run_stage(
     folder: Path,
     on_update: OnUpdate | None = None,
     after_update: AfterUpdate | None = None,
+    on_note: OnNote | None = None,
 ) -> Trained:
     """Train `model` in place, only the parts that the stage trains; resumes from a checkpoint in `folder`.
 
     Args:
-        on_update, after_update: as `trelm.training.trainer.train` takes them.
+        on_update, after_update, on_note: as `trelm.training.trainer.train` takes them.
     """
     freeze_all_but(model, stage.trains)
     model.config.sparse_prediction = True
@@ -176,7 +181,8 @@ def run_stage(
     try:
         if len(batches) == 0:
             return Trained(0.0, 0, 0, {"updates": [], "tokens": [], "seconds": [], "loss": []})
-        trained = train(model, batches, settings, folder, on_update, anneal if stage.anneals else None, after_update)
+        before = anneal if stage.anneals else None
+        trained = train(model, batches, settings, folder, on_update, before, after_update, on_note)
         if stage.anneals:
             model.config.plainness = 1.0  # also where a stage of a single update was resumed after it
         return trained
@@ -192,8 +198,8 @@ def seconds_per_update(
     settings: LoopSettings,
     *,
     batch_tokens: int,
-    warm: int = 1,
-    measured: int = 8,
+    warm: int = WARM_UPDATES,
+    measured: int = MEASURED_UPDATES,
     on_update: Callable[[], None] | None = None,
 ) -> float:
     """Mean seconds of an update of the stage on this machine, from real batches on a copy of the model."""

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from trelm.alignment import csls
 from trelm.alignment.csls import csls_neighbours, mean_similarity, mutual_neighbours, unit_rows
 
 
@@ -126,3 +127,38 @@ def test_nothing_of_the_size_of_all_pairs_is_ever_held(search: Callable[..., Any
         search(a, b, k=3, chunk=10)
     assert whole.elements == 500 * 400  # it would be seen
     assert parts.elements <= max(10 * 500, 500 * 4)
+
+
+def plain_csls(a: Tensor, b: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """r_B(a), the scores and places of the best of `b` for `a`, and the mutual pairs, each from one table of all."""
+    a, b = unit_rows(a), unit_rows(b)
+    of_a, of_b = ((x @ y.T).topk(k, dim=1).values.mean(dim=1) for x, y in ((a, b), (b, a)))
+    scores = 2 * (a @ b.T) - of_a[:, None] - of_b
+    best, backward = scores.topk(1, dim=1), scores.argmax(dim=0)
+    nearest = scores.argmax(dim=1)
+    mutual = torch.arange(len(a))[backward[nearest] == torch.arange(len(a))]
+    return of_a, best.values, best.indices, torch.stack([mutual, nearest[mutual]], dim=1)
+
+
+@pytest.mark.parametrize("block", [2, 5, 64])
+def test_blocks_and_used_memory_change_no_bit(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    monkeypatch.setattr(csls, "BLOCK", block)
+    a, b = rows(60, 8, 1, zeros=1), rows(333, 8, 2, zeros=2)
+    mean, scores, nearest, mutual = plain_csls(a, b, 3)
+    found = csls_neighbours(a, b, k=3, chunk=60)
+    assert mean_similarity(a, b, 3, chunk=60).equal(mean)
+    assert found[0].equal(scores)
+    assert found[1][1:].equal(nearest[1:])  # all targets are alike to a row of zeros
+    assert mutual_neighbours(a, b, k=3, chunk=60).equal(mutual)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    n=st.integers(1, 5), m=st.integers(1, 120), k=st.integers(1, 5), levels=st.integers(1, 30), seed=st.integers(0, 9)
+)
+def test_the_greatest_are_those_of_topk_with_ties_too(n: int, m: int, k: int, levels: int, seed: int) -> None:
+    values = torch.randint(0, levels, (n, m), generator=torch.Generator().manual_seed(seed)).float()
+    k = min(k, m)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(csls, "BLOCK", 2)
+        assert csls._greatest(values, k).equal(values.topk(k, dim=1).values)

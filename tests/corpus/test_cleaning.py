@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import unicodedata
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trelm.corpus.cleaning import display_width, fingerprint, length_problem, normalise
+from trelm.corpus.cleaning import _INVISIBLE, display_width, fingerprint, length_problem, normalise
 
 
 @pytest.mark.parametrize(
@@ -69,3 +70,16 @@ def test_display_width_counts_east_asian_characters_twice() -> None:
 )
 def test_length_problem(text: str, problem: str | None) -> None:
     assert length_problem(text, 2, 4) == problem
+
+
+@given(st.text(st.characters(max_codepoint=127), min_size=1))
+def test_ascii_is_fingerprinted_as_all_text_is(text: str) -> None:
+    kept = "".join(c for c in text.casefold() if unicodedata.category(c)[0] in "LMN") or text
+    expected = hashlib.blake2b(kept.encode(), digest_size=8).digest()
+    assert fingerprint(text) == int.from_bytes(expected, "little")
+
+
+def test_no_invisible_character_is_printable() -> None:
+    invisible = [chr(code) for code in range(0x110000) if _INVISIBLE.match(chr(code))]
+    assert len(invisible) > 2000
+    assert not any(character.isprintable() for character in invisible)

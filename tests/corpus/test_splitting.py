@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from whole_splitting import WholePart, split_whole
 
-from trelm.corpus.splitting import Fingerprints, Split, effective_fraction, first_occurrences, split_corpus
+from trelm.corpus.splitting import (
+    REASONS,
+    TRAINING,
+    FingerprintFile,
+    Fingerprints,
+    Part,
+    Split,
+    effective_fraction,
+    first_occurrences,
+    split_corpus,
+)
 
 PRINTS = st.lists(st.integers(1, 40), max_size=30)
 
@@ -135,3 +150,61 @@ def test_text_of_both_languages_is_not_trained_on_as_the_one_and_scored_as_the_o
     trained = {value for value, trains in zip(source, result.source.training) if trains}
     assert held_out & set(common)
     assert not held_out & trained
+
+
+def spread(values: list[int]) -> Fingerprints:
+    """Fingerprints that differ in their first bits, as real ones do."""
+    return array([mix(value + 1000) for value in values])
+
+
+def assert_same(part: Part, whole: WholePart) -> None:
+    assert part.training.tolist() == whole.training.tolist()
+    assert part.held_out.tolist() == whole.held_out.tolist()
+    assert {reason: mask.tolist() for reason, mask in part.dropped.items()} == {
+        reason: mask.tolist() for reason, mask in whole.dropped.items()
+    }
+    tally = part.tally(0, part.own)
+    assert [tally[fate] for fate in REASONS.values()] == [int(whole.dropped[reason].sum()) for reason in REASONS]
+    assert tally[TRAINING] == whole.training[: part.own].sum()
+    assert [fate for chunk in part.chunks() for fate in chunk.tolist()] == part.fates.tolist()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    PRINTS, PRINTS, st.lists(st.tuples(st.integers(1, 40), st.integers(1, 40)), max_size=30), PRINTS,
+    st.integers(1, 40), st.sampled_from([0.02, 0.3]), st.integers(1, 12), st.booleans(),
+)  # fmt: skip
+def test_buckets_in_files_give_what_one_look_at_everything_gives(
+    source: list[int], target: list[int], pairs: list[tuple[int, int]], evaluation: list[int],
+    block: int, fraction: float, limit: int, in_files: bool,
+) -> None:  # fmt: skip
+    texts = spread(source), spread(target)
+    sides = spread([s for s, _ in pairs]), spread([t for _, t in pairs])
+    options = {"evaluation": spread(evaluation), "fraction": fraction, "limit": limit}
+    expected = split_whole(*texts, sides, **options)  # type: ignore[arg-type]
+    with tempfile.TemporaryDirectory() as name, patch("trelm.corpus.splitting.BLOCK", block):
+        folder = Path(name)
+        files = [FingerprintFile(folder / f"{number}.bin", len(text)) for number, text in enumerate(texts)]
+        for file, text in zip(files, texts):
+            text.tofile(file.path)
+        (folder / "buckets").mkdir()
+        given_texts = files if in_files else texts
+        place = folder / "buckets" if in_files else None
+        found = split_corpus(*given_texts, sides, **options, folder=place)  # type: ignore[arg-type, misc]
+        assert_same(found.source, expected[0])
+        assert_same(found.target, expected[1])
+        assert_same(found.pairs, expected[2])
+        assert found.fractions == expected[3]
+        if in_files and block < 5 < len(set(source) - set(evaluation)):
+            assert len(list(place.glob("source-*.bucket"))) > 1  # type: ignore[union-attr]
+
+
+def test_a_line_that_is_there_very_often_makes_no_large_bucket(tmp_path: Path) -> None:
+    values = spread([1] * 10_000 + list(range(100)))
+    with patch("trelm.corpus.splitting.BLOCK", 1000):
+        part = split_corpus(
+            *(values, spread([1]), (array([]), array([]))), evaluation=array([]), fraction=1e-9, limit=0,
+            folder=tmp_path,
+        ).source  # fmt: skip
+    assert part.tally(0, len(values))[TRAINING] == 100
+    assert sum(path.stat().st_size for path in tmp_path.glob("source-*.bucket")) < 16 * 300

@@ -343,14 +343,19 @@ def test_the_loss_is_the_mean_over_the_labels(model: Any) -> None:
     assert found.loss == pytest.approx(sum(float(term) for term in terms) / len(terms), abs=1e-5)
 
 
-def test_sparse_prediction_has_the_loss_and_gradient_of_dense() -> None:
+@pytest.mark.parametrize("training", [False, True])
+def test_sparse_prediction_has_the_loss_and_gradient_of_dense(training: bool) -> None:
     dense, sparse = trelm_model(LAYERS), trelm_model(LAYERS)
     sparse.config.sparse_prediction = True
+    sparse.train(training)
     ids, labels = some_labels()
     one, two = dense(ids, labels=labels), sparse(ids, labels=labels)
     chosen = labels != IGNORED
-    assert two.logits.shape == (int(chosen.sum()), VOCABULARY)
-    assert torch.allclose(two.logits, one.logits[chosen], atol=1e-5)
+    if training:
+        assert two.logits is None
+    else:
+        assert two.logits.shape == (int(chosen.sum()), VOCABULARY)
+        assert torch.allclose(two.logits, one.logits[chosen], atol=1e-5)
     assert torch.allclose(two.loss, one.loss, atol=1e-6)
     one.loss.backward()
     two.loss.backward()
@@ -360,6 +365,74 @@ def test_sparse_prediction_has_the_loss_and_gradient_of_dense() -> None:
         else:
             assert torch.allclose(left.grad, right.grad, atol=1e-5), name
     assert sparse(ids).logits.shape == (3, 6, VOCABULARY)  # without labels everything is predicted
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("items", [7, torch.tensor(7)])
+@torch.no_grad()
+def test_the_sum_is_divided_by_the_items_that_are_given(sparse: bool, items: Any) -> None:
+    model = trelm_model(LAYERS)
+    model.config.sparse_prediction = sparse
+    ids, labels = some_labels()
+    mean = model(ids, labels=labels).loss
+    found = model.train(True)(ids, labels=labels, num_items_in_batch=items).loss
+    torch.testing.assert_close(found, mean * int((labels != IGNORED).sum()) / 7)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("items", [None, 5])
+def test_without_labels_the_loss_and_the_gradients_are_zero(sparse: bool, items: int | None) -> None:
+    model = trelm_model(LAYERS).train(True)
+    model.config.sparse_prediction = sparse
+    ids, labels = some_labels()
+    model(ids, labels=labels).loss.backward()
+    reached = {name for name, weight in model.named_parameters() if weight.grad is not None}
+    model.zero_grad()
+    loss = model(ids, labels=torch.full_like(labels, IGNORED), num_items_in_batch=items).loss
+    assert loss.item() == 0
+    loss.backward()
+    for name, weight in model.named_parameters():
+        assert (weight.grad is not None) == (name in reached), name
+        assert weight.grad is None or float(weight.grad.abs().max()) == 0, name
+
+
+def test_what_is_frozen_below_keeps_no_graph() -> None:
+    """With embeddings and lower half frozen, nothing is kept of them: as many tensors as without them."""
+
+    def kept(model: Any, below: int) -> list[tuple[int, ...]]:
+        shapes: list[tuple[int, ...]] = []
+        for layer in model.trelm.lower_layers:
+            layer.register_forward_hook(lambda module, given, output: outputs.append(output))
+        with torch.autograd.graph.saved_tensors_hooks(lambda one: shapes.append(one.shape) or one, lambda one: one):
+            model.train(True)(ids, labels=labels).loss.backward()
+        assert len(outputs) == below
+        return shapes
+
+    ids, labels = some_labels()
+    amounts = []
+    for depth in (2, 4, 6):  # the lower half has 1, 2 and 3 layers
+        outputs: list[Any] = []
+        model = trelm_model(depth)
+        for name, weight in model.named_parameters():
+            frozen = name.startswith("trelm.backbone.embeddings") or "language" in name
+            weight.requires_grad_(not frozen and weight not in set(_weights(model.trelm.lower_layers)))
+        found = kept(model, depth // 2)
+        assert not any(part.requires_grad for output in outputs for part in _tensors(output))
+        assert all(weight.grad is None for weight in _weights(model.trelm.lower_layers))
+        amounts.append(len(found))
+    per_layer = amounts[1] - amounts[0]
+    assert amounts[2] - amounts[1] == per_layer  # what grows is the upper half, by one layer each time
+    model = trelm_model(4)
+    outputs = []
+    assert len(kept(model, 2)) >= amounts[1] + 2 * per_layer  # here the lower half trains too
+
+
+def _weights(layers: list[torch.nn.Module]) -> list[Tensor]:
+    return [weight for layer in layers for weight in layer.parameters()]
+
+
+def _tensors(output: Any) -> tuple[Tensor, ...]:
+    return output if isinstance(output, tuple) else (output,)
 
 
 @torch.no_grad()

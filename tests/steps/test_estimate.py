@@ -1,8 +1,9 @@
-"""`trelm plan`: an estimate that is computed and leaves nothing behind."""
+"""`trelm plan`: an estimate that is measured and leaves nothing behind."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,97 +12,166 @@ import pytest
 from transformers import BertConfig, BertModel, DebertaV2Config, DebertaV2Model
 
 from tiny_tokenizers import source_tokenizer
-from toy import ToyRun, one_core, stamps
-from trelm import pipeline
+from toy import ToyRun, manifests, one_core, stamps
 from trelm.cost import memory_bytes
 from trelm.errors import BudgetError
 from trelm.model.families import FAMILIES, padding_of_positions
 from trelm.model.shape import layer_shape
 from trelm.model.source import special_ids
-from trelm.steps import estimate as module
-from trelm.steps.estimate import TextSize
+from trelm.progress import Progress
+from trelm.stages import plan_updates
+from trelm.steps.context import Context, quiet_transformers
+from trelm.steps.estimate import Estimate, Texts, read_texts
+from trelm.steps.rates import HeadCost, Part
+from trelm.steps.rehearsal import rehearse, steps_of_rehearsal
+from trelm.steps.space import peak_bytes
+from trelm.steps.training import seconds_for_each
+from trelm.workspace import Run
 
 SECONDS = {"commonality": 0.5, "transfer-upper": 1.0, "transfer-lower": 1.0, "language-specific": 0.25}
-PREPARATION = ["corpus", "vocabulary", "tokens", "word-links", "embeddings", "alignment", "model", "diagnosis"]
+BEFORE = ["corpus", "vocabulary", "tokens", "word-links", "embeddings", "alignment", "model", "diagnosis", "plan"]
 STAGES = ["commonality", "transfer-upper", "transfer-lower", "language-specific"]
+ORDER = [*BEFORE, *STAGES[:3], "combination", STAGES[3], "scratch", "evaluation", "export"]
 NAMES = ("source text", "target text", "pairs")
-LAST = "evaluation, export, report"
+COLUMNS = {"name", "seconds", "updates", "tokens", "flops", "memory_bytes", "disk_bytes", "basis"}
+MEGABYTE = 10**6
+
+
+@pytest.fixture(scope="module")
+def rehearsed(toy_run: ToyRun, tmp_path_factory: pytest.TempPathFactory) -> Estimate:
+    """The estimate of the toy run, whose text is all of its sample; only to be read."""
+    folder = tmp_path_factory.mktemp("rehearsal")
+    context = Context(toy_run.config(), Run(folder / "none"))
+    before = stamps(toy_run.data), stamps(toy_run.folder), stamps(toy_run.model)
+    with one_core(), quiet_transformers(), Progress(99, quiet=True) as progress:
+        texts = read_texts(context)
+        machine, data = rehearse(context, texts.samples, folder / "work", progress)
+    assert (stamps(toy_run.data), stamps(toy_run.folder), stamps(toy_run.model)) == before
+    assert [path.name for path in folder.iterdir()] == ["work"]
+    return Estimate(context, texts, machine, data, 100 * MEGABYTE)
 
 
 @pytest.fixture
-def estimated(toy_run: ToyRun, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Estimates with updates of known seconds."""
-    monkeypatch.setattr(module, "measure", lambda *_: SECONDS)
+def estimated(toy_run: ToyRun, rehearsed: Estimate) -> Any:
+    """Estimates of other configurations, with updates of known seconds."""
 
     def estimate(*overrides: str) -> Any:
+        machine = replace(rehearsed.machine, per_update=SECONDS)
         with one_core():
-            found = pipeline.estimate(toy_run.config(*overrides))
+            found = replace(rehearsed, context=toy_run.context(*overrides), machine=machine).result()
         return {row["name"]: row for row in found["steps"]}, found["summary"]
 
     return estimate
 
 
-def test_an_estimate_measures_updates_and_writes_nothing(
-    toy_run: ToyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    before = stamps(toy_run.data), stamps(toy_run.folder), stamps(toy_run.model)
-    with one_core():
-        found = pipeline.estimate(toy_run.config())
-    assert (stamps(toy_run.data), stamps(toy_run.folder), stamps(toy_run.model)) == before
-    assert not list(tmp_path.iterdir())
-    assert [row["name"] for row in found["steps"]] == [*PREPARATION, *STAGES, "scratch", LAST]
+def test_every_step_is_estimated_in_its_order(rehearsed: Estimate) -> None:
+    found = rehearsed.result()
+    assert [row["name"] for row in found["steps"]] == ORDER
     for row in found["steps"]:
-        assert row.keys() == {"name", "seconds", "plain_seconds", "updates", "tokens", "what"}
-        assert row["plain_seconds"] > 0
-    assert len(found["summary"]) == 3
+        assert row.keys() == COLUMNS
+        assert row["seconds"] > 0
+        assert row["memory_bytes"] >= 100 * MEGABYTE
+        assert (
+            (row["flops"] > 0) == (row["tokens"] > 0) == (row["updates"] > 0) == (row["name"] in (*STAGES, "scratch"))
+        )
+    derived = [row["name"] for row in found["steps"] if row["basis"] != "measured"]
+    assert derived == ["plan", "transfer-lower", "scratch"]
+    for name in ("seconds", "updates", "tokens", "flops", "disk_bytes"):
+        assert found["total"][name] == sum(row[name] for row in found["steps"])
+    assert found["total"]["memory_bytes"] == max(row["memory_bytes"] for row in found["steps"])
 
 
-def test_the_updates_are_those_that_the_run_would_plan(estimated: Any) -> None:
+def test_work_and_disk_are_those_of_the_run(rehearsed: Estimate, toy_run: ToyRun) -> None:
+    """The sample is the whole text: what does not depend on the clock must be what the run has done."""
+    rows = {row["name"]: row for row in rehearsed.result()["steps"]}
+    done = {
+        name.rpartition("/")[2].lstrip("0123456789-"): figures for name, figures in manifests(toy_run.folder).items()
+    }
+    folders = {path.parent.name.lstrip("0123456789-"): path.parent for path in toy_run.folder.rglob("manifest.json")}
+    assert rows.keys() == done.keys()
+    for name in (*STAGES, "scratch"):
+        assert rows[name]["updates"] == done[name]["updates"]
+        assert rows[name]["tokens"] == pytest.approx(done[name]["tokens"], rel=0.15)
+        assert rows[name]["flops"] == pytest.approx(done[name]["flops"], rel=0.15)
+    for name in ("corpus", "tokens", "word-links", "embeddings", "alignment", "model", *STAGES, "scratch"):
+        size = sum(path.stat().st_size for path in folders[name].rglob("*") if path.is_file())
+        assert rows[name]["disk_bytes"] == pytest.approx(size, rel=0.15), name
+
+
+def _plain(folder: str) -> str:
+    """`stages/1-commonality` as a stage's name."""
+    return folder.rpartition("/")[2].lstrip("0123456789-")
+
+
+def test_the_updates_are_those_that_the_run_would_plan(estimated: Any, rehearsed: Estimate) -> None:
     rows, _ = estimated()
     updates = {name: rows[name]["updates"] for name in (*STAGES, "scratch")}
-    assert updates == dict(zip((*STAGES, "scratch"), ("2", "2", "2", "6", "12"), strict=True))
-    assert rows["commonality"]["plain_seconds"] == 2 * 0.5
-    assert rows["scratch"]["plain_seconds"] == 12 * 0.25  # as the stage that reads the same text
-    assert rows["corpus"]["updates"] == rows["corpus"]["tokens"] == ""
+    assert updates == dict(zip((*STAGES, "scratch"), (2, 2, 2, 6, 12), strict=True))
+    assert rows["commonality"]["seconds"] == 2 * 0.5 + rehearsed.machine.moving
+    assert rows["scratch"]["seconds"] == 12 * 0.25 + rehearsed.machine.moving  # as the stage that reads the same text
 
 
 def test_the_summary_says_how_much_text_model_time_and_memory(toy_run: ToyRun, estimated: Any) -> None:
-    _, (text, model, cost) = estimated()
+    _, (text, measured, model, cost) = estimated()
     lines = [len((toy_run.data / name).read_text().splitlines()) for name in ("source.txt", "target.txt", "pairs.tsv")]
     found = re.findall(r"(source text|target text|pairs): (\d+) lines, [^;]+ characters", text)
     assert found == [(name, str(count)) for name, count in zip(NAMES, lines, strict=True)]
+    samples = ", ".join(f"{count} lines of {name}" for name, count in zip(NAMES, lines))
+    assert measured == f"measured on {samples}; on 20 updates of each kind of stage"
     assert re.fullmatch(r"model: .+ parameters; cpu, 1 cores, float32", model)
-    assert re.fullmatch(r"time: about .+; memory: about .+ for training; disk: about .+", cost)
+    pattern = r"time: about .+; memory: about .+; disk: about .+, and .+ of checkpoints while a stage trains"
+    assert re.fullmatch(pattern, cost)
+
+
+def test_an_input_that_was_not_read_to_its_end_is_said(rehearsed: Estimate) -> None:
+    texts = rehearsed.texts
+    large = Texts(replace(texts.source, extrapolated=True), replace(texts.target, at_least=True), texts.pairs)
+    summary = replace(rehearsed, texts=large).result()["summary"]
+    assert summary[0].startswith("source text: about 400 lines")
+    assert "target text: at least 412 lines" in summary[0]
+    assert summary[-1].startswith("an input is too large to be read whole")
 
 
 def test_the_memory_grows_with_the_batch(estimated: Any) -> None:
-    small, large = (estimated(f"training.batch_tokens={tokens}")[1][2] for tokens in (256, 100_000))
-    sizes = [re.findall(r"memory: about ([0-9.]+) ([kMGT]?B)", line)[0] for line in (small, large)]
-    units = ["B", "kB", "MB", "GB", "TB"]
-    assert (units.index(sizes[0][1]), float(sizes[0][0])) < (units.index(sizes[1][1]), float(sizes[1][0]))
+    small, large = (estimated(f"training.batch_tokens={tokens}")[0] for tokens in (256, 100_000))
+    for name in (*STAGES, "scratch"):
+        assert small[name]["memory_bytes"] < large[name]["memory_bytes"]
+    assert small["commonality"]["memory_bytes"] < small["scratch"]["memory_bytes"]  # its halves do not train
 
 
 def test_a_budget_in_tokens_is_estimated(estimated: Any) -> None:
     rows, _ = estimated("budget.tokens=6000")
-    tokens = {name: int(rows[name]["updates"]) * 256 for name in (*STAGES, "scratch")}
-    assert 0.5 * 6000 < tokens["scratch"] < 2 * 6000
-    assert tokens["language-specific"] == pytest.approx(tokens["scratch"] / 2, abs=256)
+    assert rows["scratch"]["tokens"] == pytest.approx(6000, abs=256)
+    assert rows["language-specific"]["tokens"] == pytest.approx(3000, abs=256)
 
 
-def test_a_budget_in_minutes_is_spent(estimated: Any) -> None:
+def test_a_budget_in_flops_is_estimated(estimated: Any) -> None:
+    rows, _ = estimated("budget.flops=1e10")
+    assert rows["scratch"]["flops"] == pytest.approx(1e10, rel=0.02)
+    assert sum(rows[name]["flops"] for name in STAGES) == pytest.approx(1e10, rel=0.02)
+
+
+def test_a_budget_in_minutes_is_planned_as_the_run_plans_it(estimated: Any) -> None:
     rows, _ = estimated("budget.minutes=10", "alignment.method=identical")
-    total = sum(row["plain_seconds"] for row in rows.values())
-    assert total == pytest.approx(600, abs=6)
-    extra = sum(rows[name]["plain_seconds"] for name in ("word-links", "embeddings", "alignment"))
-    transferred = sum(rows[name]["plain_seconds"] for name in STAGES)
-    assert rows["scratch"]["plain_seconds"] == pytest.approx(transferred + extra, abs=4)
+    assert 500 < sum(row["seconds"] for row in rows.values()) <= 600  # the reserve is not all used
+    prepared = sum(rows[name]["seconds"] for name in BEFORE)
+    extra = sum(rows[name]["seconds"] for name in ("word-links", "embeddings", "alignment"))
+    amount = seconds_for_each(600, prepared, extra, True)
+    expected = plan_updates(amount, "seconds", dict(zip(STAGES, (1, 1, 1, 3))), SECONDS)
+    assert {name: rows[name]["updates"] for name in STAGES} == expected
+    assert rows["scratch"]["updates"] == int((amount + extra) / 0.25)
+    measuring = 21 * (0.5 + 1.0 + 0.25)  # transfer-lower is like transfer-upper
+    assert rows["plan"]["seconds"] == pytest.approx(measuring, abs=0.5)
 
 
 def test_without_a_baseline_nothing_is_estimated_of_it(estimated: Any) -> None:
+    both, _ = estimated("budget.minutes=10")
     rows, _ = estimated("baseline.scratch=false", "budget.minutes=10")
-    assert "scratch" not in rows
-    assert sum(row["plain_seconds"] for row in rows.values()) == pytest.approx(600, abs=6)
+    assert rows.keys() == both.keys() - {"scratch"}
+    assert 500 < sum(row["seconds"] for row in rows.values()) <= 600
+    for name in ("model", "evaluation"):
+        assert rows[name]["seconds"] < both[name]["seconds"]
+    assert rows["model"]["disk_bytes"] < both["model"]["disk_bytes"]
 
 
 @pytest.mark.parametrize("baseline", ["true", "false"])
@@ -118,29 +188,69 @@ def test_too_few_updates_are_said(estimated: Any) -> None:
         estimated("budget.updates=3")
 
 
-def test_the_game_costs_time_only_where_it_is_played(estimated: Any) -> None:
-    played, _ = estimated("alignment.method=adversarial", "alignment.adversarial_epochs=10")
-    shorter, _ = estimated("alignment.method=adversarial", "alignment.adversarial_epochs=5")
-    not_played, _ = estimated("alignment.method=none")
-    seconds = [rows["alignment"]["plain_seconds"] for rows in (played, shorter, not_played)]
-    assert seconds[0] - seconds[2] == pytest.approx(2 * (seconds[1] - seconds[2]))
-    assert seconds[1] > seconds[2]
+def test_longer_settings_take_longer_by_what_was_measured(estimated: Any, rehearsed: Estimate) -> None:
+    """Rounds of refinement, updates of the diagnosis' head, iterations of word links, epochs of vectors."""
+    cost, one = rehearsed.machine.alignment, estimated()[0]
+    more = estimated("alignment.refinement_rounds=4")[0]["alignment"]["seconds"] - one["alignment"]["seconds"]
+    assert more == pytest.approx(3 * 4 * cost.a_round)  # of three random maps and the method's
+    more = estimated("diagnosis.head_updates=13")[0]["diagnosis"]["seconds"] - one["diagnosis"]["seconds"]
+    assert more == pytest.approx(10 * rehearsed.machine.diagnosis_update)
+    for name, override, times in (
+        ("word-links", "word_links.iterations=7", 2),
+        ("embeddings", "embeddings.epochs=4", 2),
+    ):
+        assert estimated(override)[0][name]["seconds"] == pytest.approx(times * one[name]["seconds"])
 
 
-def test_the_games_after_a_collapse_are_counted_where_they_are_played(estimated: Any) -> None:
-    changes = {
-        "once": ("alignment.method=adversarial", "alignment.restarts=0"),
-        "thrice": ("alignment.method=adversarial", "alignment.restarts=2"),
-        "auto": ("alignment.method=auto", "alignment.restarts=2"),
-        "none": ("alignment.method=none",),
-    }
-    seconds = {name: estimated(*given)[0]["alignment"]["plain_seconds"] for name, given in changes.items()}
-    assert seconds["thrice"] - seconds["none"] == pytest.approx(3 * (seconds["once"] - seconds["none"]))
-    assert seconds["auto"] == seconds["none"]  # games only where every map from pairs collapsed
+def test_the_game_costs_time_only_where_it_is_played(toy_run: ToyRun, rehearsed: Estimate) -> None:
+    cost = replace(rehearsed.machine.alignment, game_step=0.01, game_epoch=2.0)
+    given = replace(rehearsed, machine=replace(rehearsed.machine, alignment=cost))
+
+    def seconds(*overrides: str) -> float:
+        settings = ("alignment.adversarial_samples=3200", "alignment.adversarial_epochs=5", *overrides)
+        other = replace(given, context=toy_run.context(*settings))
+        return float({row["name"]: row for row in other.result()["steps"]}["alignment"]["seconds"])
+
+    without = seconds("alignment.method=parallel")
+    assert seconds("alignment.method=auto", "alignment.restarts=2") == without  # played only where all maps collapsed
+    once = seconds("alignment.method=adversarial", "alignment.restarts=0")
+    assert once - without == pytest.approx(5 * (100 * 0.01 + 2.0))
+    thrice = seconds("alignment.method=adversarial", "alignment.restarts=2")
+    assert thrice - without == pytest.approx(3 * (once - without))
 
 
-SMALL = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 2, "intermediate_size": 24}
-SMALL_DISTILBERT = {"dim": 16, "n_heads": 2, "n_layers": 2, "hidden_dim": 24}
+def test_ten_times_the_text_takes_ten_times_as_long_where_time_grows_with_text(rehearsed: Estimate) -> None:
+    texts, machine = rehearsed.texts, replace(rehearsed.machine, whole=False)
+    sizes = [
+        replace(size, lines=10 * size.lines, characters=tuple(10 * count for count in size.characters))
+        for size in (texts.source, texts.target, texts.pairs)
+    ]
+    config = rehearsed.context.config.model_copy(
+        update={"vocabulary": rehearsed.context.config.vocabulary.model_copy(update={"size": machine.vocabulary})}
+    )
+    small = {row["name"]: row for row in rehearsed.result()["steps"]}
+    context = Context(config, rehearsed.context.run)
+    large = replace(rehearsed, context=context, texts=Texts(*sizes), machine=machine).result()["steps"]
+    for row in large:
+        if row["name"] in ("corpus", "vocabulary", "tokens", "word-links", "embeddings"):
+            assert row["seconds"] == pytest.approx(10 * small[row["name"]]["seconds"], rel=0.05)
+        if row["name"] in ("corpus", "tokens", "word-links"):
+            assert row["disk_bytes"] == pytest.approx(10 * small[row["name"]]["disk_bytes"], rel=0.05)
+        if row["name"] in STAGES:
+            assert row["seconds"] == pytest.approx(small[row["name"]]["seconds"], rel=0.05)
+
+
+def test_a_head_that_is_kept_takes_no_time(rehearsed: Estimate, toy_run: ToyRun) -> None:
+    for is_kept in (False, True):
+        head = HeadCost(update=2.0, around=1.0, text=Part(10, 100, 0), held_out=10, is_kept=is_kept)
+        given = replace(rehearsed, machine=replace(rehearsed.machine, head=head))
+        given = replace(given, context=toy_run.context("head.updates=50"))
+        row = {row["name"]: row for row in given.result()["steps"]}["head"]
+        assert row["seconds"] == pytest.approx(0.0 if is_kept else 2.0 * 50 + 1.0, abs=1.0)
+
+
+def test_as_many_steps_are_told_as_were_announced(toy_run: ToyRun, rehearsed: Estimate) -> None:
+    assert steps_of_rehearsal(rehearsed.context, rehearsed.texts.samples) == 10
 
 
 def small_encoder(kind: str, folder: Path) -> Path:
@@ -158,37 +268,25 @@ def small_encoder(kind: str, folder: Path) -> Path:
     return folder
 
 
+SMALL = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 2, "intermediate_size": 24}
+SMALL_DISTILBERT = {"dim": 16, "n_heads": 2, "n_layers": 2, "hidden_dim": 24}
+
+
 @pytest.mark.parametrize("kind", FAMILIES)
-def test_an_encoder_of_every_family_is_estimated(
-    toy_run: ToyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+def test_the_shape_of_every_family_is_known_without_its_weights(
+    toy_run: ToyRun, tmp_path: Path, rehearsed: Estimate, kind: str
 ) -> None:
-    """Before there is a vocabulary: its special tokens have stand-ins that the family's configuration accepts."""
-    seen: list[Any] = []
-
-    def measured(context: Any, model: Any, stages: Any, data: Any, tell: Any) -> dict[str, float]:
-        seen.append((model, data))
-        return SECONDS
-
-    monkeypatch.setattr(module, "measure", measured)
+    config = toy_run.config(f"source.model={small_encoder(kind, tmp_path)}")
+    context = Context(config, Run(tmp_path / "none"))
+    padding = padding_of_positions(context.pretrained.config)
+    vocabulary = replace(rehearsed.data.vocabulary, padding=padding, mask=4)
+    given = replace(rehearsed, context=context, data=replace(rehearsed.data, vocabulary=vocabulary))
     with one_core():
-        found = pipeline.estimate(toy_run.config(f"source.model={small_encoder(kind, tmp_path)}"))
-    assert [row["name"] for row in found["steps"]] == [*PREPARATION, *STAGES, "scratch", LAST]
-    ((model, data),) = seen
-    assert model.config.source.model_type == kind
-    assert model.get_input_embeddings().num_embeddings == data.vocabulary.size == 400
-    assert model.config.source.pad_token_id == data.vocabulary.padding == padding_of_positions(model.config.source)
-    vocabulary = data.vocabulary
-    special = {vocabulary.start, vocabulary.end, vocabulary.padding, vocabulary.mask}
-    assert len(special) == 4
-    assert special <= set(vocabulary.special)
-    assert not special & set(data.target.values.tolist())
-
-
-def test_text_is_measured_in_lines_and_characters() -> None:
-    assert module._measure_lines(["abc", "de"]) == TextSize(2, 5)
-    assert module._measure_lines([]) == TextSize(0, 0)
-    assert TextSize(1, 42).tokens == 10
-    assert [size.mean_tokens for size in (TextSize(4, 420), TextSize(4, 4), TextSize(0, 0))] == [25, 2, 2]
+        found = given.result()
+    assert [row["name"] for row in found["steps"]] == ORDER
+    assert given.model.config.source.model_type == kind
+    assert all(weight.is_meta for weight in given.model.parameters())
+    assert given.model.get_input_embeddings().num_embeddings == rehearsed.machine.vocabulary
 
 
 WIDTHS = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 2, "intermediate_size": 24}
@@ -204,10 +302,16 @@ RELATIVE = {"relative_attention": True, "position_buckets": 200, "share_att_key"
     ],
 )
 def test_memory_is_that_of_the_lengths_that_need_most(backbone: Any, mean_length: int, decisive: int) -> None:
-    training = SimpleNamespace(batch_tokens=640, max_length=64)
-    config = SimpleNamespace(training=training, vocabulary=SimpleNamespace(size=100))
-    context: Any = SimpleNamespace(pretrained=SimpleNamespace(backbone=backbone), config=config)
+    layers = backbone.encoder.layer
+    source = backbone.config
+    source.vocab_size = 100
+    model: Any = SimpleNamespace(
+        config=SimpleNamespace(source=source),
+        trelm=SimpleNamespace(lower_layers=layers),
+        num_parameters=lambda: 1000,
+    )
     batch = {"tokens": 640, "length": decisive, "vocabulary": 100, "labelled": 320}
-    layers = {"layers": 3, "parameters": 1000, "trained_parameters": 1000}  # the TRILayer is the third
-    expected = memory_bytes(layer_shape(backbone.encoder.layer[0], backbone.config), **batch, **layers)
-    assert module._memory(context, 1000, mean_length) == expected
+    sizes = {"layers": 3, "parameters": 1000, "trained_parameters": 700}  # the TRILayer is the third
+    expected = memory_bytes(layer_shape(layers[0], source), **batch, **sizes)
+    found = peak_bytes(model, trained=700, batch_tokens=640, mean_length=mean_length, max_length=64)
+    assert found == expected

@@ -117,7 +117,7 @@ def test_what_is_left_is_the_head_that_was_scored(corpus: Path, bare_bert: Path,
     context = context_of(corpus, bare_bert)
     source = with_head(context.source, load_file(tmp_path / "head" / HEAD_FILE))
     model = SparseMaskedLM(source_masked_lm(source, seed=5))
-    scores = held_out_scores(model, source.tokenizer, step._fitting(context))
+    scores = held_out_scores(model, source.tokenizer, step.fitting_of(context))
     assert scores == pytest.approx(figures["held_out"]["after"], rel=1e-6)
     expected, found = context.source.backbone.state_dict(), source.backbone.state_dict()
     assert all(torch.equal(value, found[name]) for name, value in expected.items())
@@ -215,7 +215,7 @@ def test_a_head_is_fitted_once_for_runs_of_every_seed(
 def test_other_text_or_settings_are_another_head(corpus: Path, bare_bert: Path) -> None:
     def name(*overrides: str) -> str:
         context = context_of(corpus, bare_bert, *overrides)
-        return step._fitting(context).digest(context.source)
+        return step.fitting_of(context).digest(context.source)
 
     overrides = ("head.updates=21", "head.batch_tokens=128", "head.learning_rate=0.02", "head.max_lines=50")
     names = [name(), *(name(one) for one in (*overrides, "training.mask_rate=0.2", "training.precision=bfloat16"))]

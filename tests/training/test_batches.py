@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,111 +17,28 @@ from torch import Tensor
 from toy_training import END, MASK, PADDING, SIZE, START, VOCABULARY, as_lists, counting_text
 
 from trelm.corpus.ragged import Ragged
-from trelm.errors import DataError
 from trelm.training.batches import (
     IGNORED,
     CrossLingualExamples,
-    Indices,
     MaskedExamples,
     PlannedBatches,
-    Stream,
     _ordinary,
     mask_tokens,
     orderings,
-    pack,
     pad_with_specials,
 )
-
-LENGTHS = st.lists(st.integers(1, 40), max_size=60)
-
-
-@dataclass(frozen=True)
-class Bare:
-    """Examples that are nothing but their lengths."""
-
-    sizes: tuple[int, ...]
-
-    def lengths(self) -> Indices:
-        return np.array(self.sizes, dtype=np.int64)
-
-    def tokens(self, indices: Indices) -> int:
-        return int(self.lengths()[indices].sum())
-
-    def collate(self, indices: Indices, random: np.random.Generator) -> dict[str, Tensor]:
-        return {"indices": torch.from_numpy(indices), "noise": torch.from_numpy(random.random(3))}
-
+from trelm.training.order import Indices
 
 def masked(texts: Ragged, *, max_length: int = 64, rate: float = 0.15, language: int = 1) -> MaskedExamples:
     return MaskedExamples(texts, language, VOCABULARY, max_length, rate)
 
 
 def every(examples: MaskedExamples | CrossLingualExamples) -> Indices:
-    return np.arange(len(examples.lengths()))
+    return np.arange(len(examples))
 
 
 def generator(seed: int = 1) -> np.random.Generator:
     return np.random.default_rng(seed)
-
-
-@given(sizes=LENGTHS, budget=st.integers(1, 120))
-def test_pack_takes_every_example_once_and_keeps_to_the_budget(sizes: list[int], budget: int) -> None:
-    lengths = np.array(sizes, dtype=np.int64)
-    order = np.argsort(lengths, kind="stable")
-    batches = pack(order, lengths, budget)
-    assert [index for batch in batches for index in batch.tolist()] == order.tolist()
-    for batch in batches:
-        assert len(batch) == 1 or len(batch) * lengths[batch].max() <= budget
-    for batch, following in zip(batches, batches[1:]):  # and no batch had room for one more
-        assert (len(batch) + 1) * lengths[following[0]] > budget
-
-
-def test_pack_by_hand() -> None:
-    lengths = np.array([2, 3, 3, 5, 30])
-    assert as_lists(pack(np.arange(5), lengths, 9)) == [[0, 1, 2], [3], [4]]
-    assert pack(np.arange(0), np.zeros(0, dtype=np.int64), 9) == []
-
-
-@given(sizes=LENGTHS.filter(bool), budget=st.integers(1, 120), seed=st.integers(0, 99))
-def test_an_epoch_is_every_example_once(sizes: list[int], budget: int, seed: int) -> None:
-    stream, batch = Stream(Bare(tuple(sizes)), budget, seed), 0
-    for _ in range(3):
-        seen: list[int] = []
-        while len(seen) < len(sizes):
-            indices = stream.indices(batch)
-            assert len(indices) == 1 or len(indices) * max(sizes[i] for i in indices) <= budget
-            seen += indices.tolist()
-            batch += 1
-        assert sorted(seen) == list(range(len(sizes)))
-
-
-@given(asked=st.lists(st.integers(0, 60), min_size=1, max_size=8), seed=st.integers(0, 99))
-def test_a_batch_does_not_depend_on_what_was_asked_before(asked: list[int], seed: int) -> None:
-    examples = Bare(tuple(range(1, 30)))
-    stream = Stream(examples, 60, seed)
-    for batch in asked:
-        assert stream.indices(batch).tolist() == Stream(examples, 60, seed).indices(batch).tolist()
-
-
-def test_seeds_and_epochs_differ_and_lengths_are_alike() -> None:
-    examples = Bare(tuple([3] * 20 + [9] * 20))
-    one, other = ([Stream(examples, 27, seed).indices(i).tolist() for i in range(10)] for seed in (1, 2))
-    assert one != other
-    per_epoch = len(pack(np.arange(40), examples.lengths(), 27))
-    stream = Stream(examples, 27, 1)
-    first, second = ([stream.indices(e * per_epoch + i).tolist() for i in range(per_epoch)] for e in (0, 1))
-    assert sorted(map(sorted, first)) != sorted(map(sorted, second))
-    mixed = [batch for batch in first if len({examples.sizes[i] for i in batch}) > 1]
-    assert len(mixed) <= 1  # only where the short ones end and the long ones begin
-
-
-def test_a_stream_of_nothing_is_refused_when_it_is_asked_and_not_before() -> None:
-    stream = Stream(masked(Ragged.of([])), 100, 1)
-    expected = (
-        "training: expected text or pairs to make batches of, found none; "
-        "give more data, or give the stages that need it a share of 0"
-    )
-    with pytest.raises(DataError, match=f"^{expected}$"):
-        stream.indices(0)
 
 
 def test_special_tokens_padding_and_cut_by_hand() -> None:
@@ -237,7 +154,7 @@ def test_the_mask_follows_the_generator_alone() -> None:
 
 def test_masked_examples_are_cut_and_counted() -> None:
     examples = masked(Ragged.of([range(5, 9), range(5, 25), []]), max_length=10, language=0)
-    assert examples.lengths().tolist() == [6, 10, 2]
+    assert examples.lengths_at(every(examples)).tolist() == [6, 10, 2]
     assert examples.tokens(np.array([0, 1, 2])) == 18
     assert examples.tokens(np.array([1])) == 10
     batch = examples.collate(np.array([1, 2]), generator())
@@ -275,9 +192,9 @@ def test_cross_lingual_batch_by_hand() -> None:
 
 def test_cross_lingual_counts_by_hand() -> None:
     # Real tokens without special ones: 3 and 4 in x, 2 and 4 in y; half of 13, and 2 special ones a pair.
-    assert pairs().lengths().tolist() == [5, 6]
+    assert pairs().lengths_at(np.arange(2)).tolist() == [5, 6]
     assert pairs().tokens(np.array([0, 1])) == 6 + 4
-    assert pairs(max_length=20).lengths().tolist() == [5, 8]
+    assert pairs(max_length=20).lengths_at(np.arange(2)).tolist() == [5, 8]
     assert pairs(max_length=20).tokens(np.array([1])) == (6 + 5) // 2 + 2
 
 

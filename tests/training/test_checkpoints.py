@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +153,7 @@ def test_the_random_state_comes_back(tmp_path: Path) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(11)
         torch.randn(7)  # a state in the middle of a pair of normal numbers
-        checkpoints.save_random_state(tmp_path)
+        checkpoints.save_random_states({name: [state] for name, state in checkpoints.random_state().items()}, tmp_path)
         expected = torch.randn(50), torch.rand(9)
         torch.manual_seed(12)
         checkpoints.load_random_state(tmp_path)
@@ -164,7 +166,7 @@ def test_nothing_written_is_a_pickle(tmp_path: Path) -> None:
     step(model, optimizer, 1)
     checkpoints.save_optimizer(optimizer, tmp_path)
     checkpoints.save_scheduler(get_linear_schedule_with_warmup(optimizer, 2, 9), tmp_path)
-    checkpoints.save_random_state(tmp_path)
+    checkpoints.save_random_states({name: [state] for name, state in checkpoints.random_state().items()}, tmp_path)
     checkpoints.mark_complete(tmp_path, {"tokens": 1})
     assert {path.name for path in tmp_path.iterdir()} == {
         "optimizer.safetensors",
@@ -196,7 +198,7 @@ def test_the_last_whole_checkpoint_is_found_by_number_and_the_rest_removed(tmp_p
     assert older.exists()
     assert other.exists()
     assert not any(folder.exists() for folder in cut_off)
-    assert read_json(newer / checkpoints.COMPLETE) == {"tokens": 3}
+    assert read_json(newer / checkpoints.COMPLETE)["tokens"] == 3
 
 
 def test_no_whole_checkpoint_is_none(tmp_path: Path) -> None:
@@ -204,3 +206,95 @@ def test_no_whole_checkpoint_is_none(tmp_path: Path) -> None:
     checkpoint(tmp_path / "checkpoint-1", whole=False)
     assert checkpoints.last_complete(tmp_path) is None
     assert list(tmp_path.iterdir()) == []
+
+
+# Damage
+
+
+def cut_off(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-3])
+
+
+def flip_a_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[0] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("damage", "name", "words"),
+    [
+        (cut_off, "model.safetensors", "model.safetensors: expected 7 bytes, found 4"),
+        (
+            flip_a_byte,
+            "model.safetensors",
+            f"model.safetensors: expected SHA-256 {hashlib.sha256(b'weights').hexdigest()[:12]}, "
+            f"found {hashlib.sha256(b'veights').hexdigest()[:12]}",
+        ),
+        (Path.unlink, "model.safetensors", "model.safetensors: the file is missing"),
+        (cut_off, "complete.json", "complete.json: the file is damaged"),
+        (flip_a_byte, "complete.json", "complete.json: the file is damaged"),
+        (lambda path: path.write_text('{"tokens": 3}'), "complete.json", "complete.json: the file is damaged"),
+        (
+            lambda path: path.write_text(path.read_text().replace('"tokens": 3', '"tokens": 4')),
+            "complete.json",
+            "complete.json: the file is damaged",
+        ),
+    ],
+)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
+    tmp_path: Path, damage: Callable[[Path], object], name: str, words: str
+) -> None:
+    older, newer = (checkpoint(tmp_path / f"checkpoint-{number}", whole=True) for number in (9, 10))
+    damage(newer / name)
+    told: list[str] = []
+    assert checkpoints.last_complete(tmp_path, told.append) == older
+    assert told == [f"{newer}/{words}; the checkpoint is damaged and removed, training goes on from checkpoint-9"]
+    assert not newer.exists()
+    assert checkpoints.last_complete(tmp_path, told.append) == older
+    assert len(told) == 1
+
+
+def test_where_all_checkpoints_are_damaged_each_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for number in (1, 2):
+        flip_a_byte(checkpoint(tmp_path / f"checkpoint-{number}", whole=True) / "model.safetensors")
+    assert checkpoints.last_complete(tmp_path) is None
+    told = [record.getMessage() for record in caplog.records]
+    assert [line.partition(": ")[0] for line in told] == [
+        str(tmp_path / f"checkpoint-{number}" / "model.safetensors") for number in (2, 1)
+    ]
+    assert all(line.endswith("removed, training starts from its beginning") for line in told)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checkpoint_holds_size_and_digest_of_every_file(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint-1"
+    (folder / "below").mkdir(parents=True)
+    files = {"a.safetensors": b"abc", "below/b.json": b"", "z": bytes(3_000_000)}
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    checkpoints.mark_complete(folder, {"tokens": 1})
+    records = read_json(folder / checkpoints.COMPLETE)["files"]
+    assert {name: (record["bytes"], record["sha256"]) for name, record in records.items()} == {
+        name: (len(content), hashlib.sha256(content).hexdigest()) for name, content in files.items()
+    }
+
+
+def test_all_of_a_checkpoint_is_on_the_disk_before_it_is_marked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "checkpoint-1"
+    (folder / "below").mkdir(parents=True)
+    (folder / "below" / "weights").write_bytes(b"w")
+    synced: list[str] = []
+    sync = os.fsync
+
+    def watch(descriptor: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", watch)
+    checkpoints.mark_complete(folder, {})
+    marked = next(number for number, path in enumerate(synced) if "complete.json" in path)
+    assert {str(folder / "below" / "weights"), str(folder / "below"), str(folder)} <= set(synced[:marked])
+    assert synced[marked + 1 :] == [str(folder), str(tmp_path)]

@@ -22,9 +22,11 @@ from transformers import TrainingArguments
 
 from trelm.errors import DiskError
 from trelm.model.encoder import TrelmForMaskedLM
-from trelm.training import checkpoints, trainer
+from trelm.training import checkpoints, objectives, trainer
 from trelm.training.batches import PlannedBatches
-from trelm.training.trainer import LoopSettings, OnUpdate, StageTrainer, Trained, has_fast_bfloat16, warmup_updates
+from trelm.training.account import Account, OnUpdate
+from trelm.training.objectives import Objective
+from trelm.training.trainer import LoopSettings, StageTrainer, Trained, has_fast_bfloat16, warmup_updates
 
 UPDATES = 8
 EVERY_UPDATE = 1e-9  # minutes between checkpoints
@@ -201,13 +203,13 @@ def test_what_comes_before_an_update_is_called_before_it_with_what_is_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order: list[tuple[Any, ...]] = []
-    batch_loss = trainer.batch_loss
+    batch_loss = objectives.batch_loss
 
     def compute(*given: Any) -> Any:
         order.append(("update",))
         return batch_loss(*given)
 
-    monkeypatch.setattr(trainer, "batch_loss", compute)
+    monkeypatch.setattr(objectives, "batch_loss", compute)
     trainer.train(
         toy_model(),
         toy_batches(3),
@@ -307,7 +309,7 @@ FULL_DISKS: dict[str, tuple[str, Callable[[], Exception]]] = {
         "transformers.modeling_utils.safe_save_file",
         lambda: SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
     ),
-    "quota": ("trelm.training.checkpoints.save_random_state", lambda: OSError(errno.EDQUOT, "Disk quota exceeded")),
+    "quota": ("trelm.training.checkpoints.save_random_states", lambda: OSError(errno.EDQUOT, "Disk quota exceeded")),
     "mark": ("trelm.workspace.os.replace", lambda: OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))),
 }
 
@@ -383,10 +385,10 @@ def test_one_card_is_used_of_several(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 def test_a_checkpoint_before_training_is_a_mistake_of_ours(tmp_path: Path) -> None:
     settings: LoopSettings = loop_settings()
-    account = trainer._Account(1.0, None)
-    stage = StageTrainer(account, model=toy_model(), args=trainer._arguments(settings, tmp_path, 1))
+    arguments = trainer._arguments(settings, tmp_path, 1)
+    stage = StageTrainer(Objective(toy_model()), Account(1.0), args=arguments, train_dataset=toy_batches(1))
     with pytest.raises(RuntimeError, match=r"^a checkpoint was asked for before the optimiser was made$"):
-        stage._save_optimizer_and_scheduler(str(tmp_path))
+        stage._save_checkpoint(stage.model)
 
 
 @pytest.mark.parametrize(

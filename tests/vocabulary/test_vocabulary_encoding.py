@@ -8,7 +8,8 @@ from joint_vocabularies import LINES, MINILM, other_kind, roberta, train, words
 from tokenizers import models
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from trelm.vocabulary import encode_lines, shared_entries, special_rows, statistics
+from trelm.corpus.ragged import Ragged
+from trelm.vocabulary import encode_lines, shared_entries, special_rows, statistics, write_lines
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +51,24 @@ def test_encoding_does_not_depend_on_the_batch(joint, lines, batch, max_pieces):
     assert cut == cut_in_parts
     np.testing.assert_array_equal(whole.values, parts.values)
     np.testing.assert_array_equal(whole.offsets, parts.offsets)
+
+
+@pytest.mark.parametrize("batch", [1, 4, 2_000])
+def test_lines_are_written_as_they_are_encoded(tmp_path, minilm, batch):
+    lines = [*LINES, "", "word " * 300]
+    whole, _ = encode_lines(minilm, lines, max_pieces=None)
+    done = write_lines(minilm, iter(lines), tmp_path, "ids", longest=5, batch=batch)
+    found = Ragged.load(tmp_path, "ids")
+    np.testing.assert_array_equal(found.values, whole.values)
+    np.testing.assert_array_equal(found.offsets, whole.offsets)
+    assert (done.lines, done.tokens) == (len(lines), len(whole.values))
+    assert done.longer == sum(length > 5 for length in whole.lengths())
+    assert 0 < done.longer < len(lines)
+
+
+def test_no_line_is_written_as_nothing(tmp_path, minilm):
+    assert write_lines(minilm, [], tmp_path, "ids", longest=5).lines == 0
+    assert len(Ragged.load(tmp_path, "ids")) == 0
 
 
 def test_spelling_of_a_special_token_in_the_text_is_ordinary_text(minilm):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from time import sleep
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from plain_links import Sentences, corpora, translated
 
 from trelm.corpus.ragged import Ragged
 from trelm.word_links import cells
-from trelm.word_links.cells import Cells, Rows, Shapes, block_views, chunk_parts, find_keys, first_of_run, number_keys
+from trelm.word_links.cells import Cells, Rows, Shapes, block_views, find_keys, first_of_run, in_order, number_keys
 
 Pairs = list[tuple[list[int], list[int]]]
 
@@ -94,16 +95,57 @@ def test_every_cell_has_the_number_of_its_type_pair(pairs: Pairs, chunk: int) ->
         patch.setattr(cells, "CHUNK_CELLS", chunk)
         patch.setattr(cells, "BLOCK_CELLS", max(1, chunk // 2))
         numbered = Cells.of(*sides(pairs))
-        parts = [part.tolist() for part in chunk_parts(numbered.rows, numbered.index)]
         sizes = [sum((stop - start) * n for start, stop, n in blocks) for blocks in numbered.rows.chunks()]
+        chunks = list(numbered.rows.chunks())
     size = max(word for x, y in pairs if x for word in y) + 1
     wanted = [word * size + output for x, output in rows_by_hand(pairs) for word in x]
     assert numbered.output_size == size
     assert numbered.keys.tolist() == sorted(set(wanted))
-    assert numbered.keys[numbered.index].tolist() == wanted
-    assert numbered.index.dtype == np.int32
-    assert [len(part) for part in parts] == sizes
-    assert [place for part in parts for place in part] == numbered.index.tolist()
+    assert [key for part in numbered.parts for key in numbered.keys[part.types[part.index]].tolist()] == wanted
+    assert [len(part.index) for part in numbered.parts] == sizes
+    assert [part.chunk for part in numbered.parts] == chunks
+    for part in numbered.parts:
+        assert (part.types.dtype, part.index.dtype) == (np.int32, np.int32)
+        assert part.types.tolist() == sorted(set(part.types.tolist()))
+        table = np.arange(len(numbered.keys), dtype=np.float32)
+        assert part.cells_of(table).tolist() == part.types[part.index].tolist()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_results_come_in_order_and_few_wait(threads: int) -> None:
+    begun: list[int] = []
+
+    def square(number: int) -> int:
+        begun.append(number)
+        sleep(0.002 * (number % 3))
+        return number * number
+
+    results = in_order(square, iter(range(20)), threads)
+    assert next(results) == 0
+    assert len(begun) <= threads + 1
+    assert list(results) == [number * number for number in range(1, 20)]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_an_error_in_a_thread_ends_the_work(threads: int) -> None:
+    done: list[int] = []
+
+    def fail_at_three(number: int) -> None:
+        if number == 3:
+            raise ValueError("three")
+        done.append(number)
+
+    with pytest.raises(ValueError, match="three"):
+        list(in_order(fail_at_three, range(100), threads))
+    assert len(done) <= 3 + threads + 1
+
+
+def test_work_ends_with_its_user() -> None:
+    done: list[int] = []
+    results = in_order(done.append, range(100), 2)
+    next(results)
+    results.close()  # type: ignore[attr-defined]
+    assert len(done) <= 4
 
 
 def test_outputs_that_the_model_does_not_know_have_no_key() -> None:

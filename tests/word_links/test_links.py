@@ -30,6 +30,21 @@ def test_small_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch, cells: int
     assert whole.statistics["forward"]["tension"] == pytest.approx(parts.statistics["forward"]["tension"], abs=1e-4)
 
 
+@pytest.mark.parametrize("max_pairs", [None, 80])
+def test_threads_change_no_link_and_no_figure(monkeypatch: pytest.MonkeyPatch, max_pairs: int | None) -> None:
+    source, target, _ = translated(100, reverse=True)
+    monkeypatch.setattr(cells_module, "CHUNK_CELLS", 50)
+    monkeypatch.setattr(cells_module, "BLOCK_CELLS", 20)
+    marks = np.arange(200) % 5 == 0
+    alone, together = (
+        link(Ragged.of(source), Ragged.of(target), max_pairs=max_pairs, target_continuation=marks, threads=threads)
+        for threads in (1, 3)
+    )
+    assert lists(alone.source_of_target) == lists(together.source_of_target)
+    assert lists(alone.target_of_source) == lists(together.target_of_source)
+    assert alone.statistics | {"seconds": 0} == together.statistics | {"seconds": 0}
+
+
 @pytest.mark.parametrize("reverse", [False, True])
 def test_a_dictionary_translation_is_found(reverse: bool) -> None:
     source, target, truth = translated(1000, reverse=reverse)

@@ -14,6 +14,7 @@ from scipy.special import digamma
 from trelm.corpus.ragged import Ragged
 from trelm.errors import DataError
 from trelm.word_links import cells
+from trelm.word_links import model as model_module
 from trelm.word_links.cells import Shapes
 from trelm.word_links.model import (
     FIRST_TENSION,
@@ -103,7 +104,7 @@ def test_the_first_iteration_keeps_the_tension() -> None:
 
 def test_counts_normalise_by_row() -> None:
     counts = np.asarray([2.0, 0.0, 5.0])
-    table = normalise_counts(counts, np.asarray([3, 3, 8]))
+    table = normalise_counts(counts, np.asarray([0, 2]))
     assert table[0] == pytest.approx(math.exp(digamma(2.01) - digamma(2.02)), rel=1e-5)
     assert table[1] == pytest.approx(FLOOR)
     assert table[2] == pytest.approx(1.0)
@@ -114,6 +115,34 @@ def test_the_likelihood_rises_and_runs_agree() -> None:
     first, second = (train_direction(Ragged.of(source), Ragged.of(target)) for _ in range(2))
     assert list(first.log_likelihoods) == sorted(first.log_likelihoods)
     assert np.array_equal(first.probabilities, second.probabilities)
+
+
+@pytest.mark.parametrize("slice_size", [1, 3, 1000])
+def test_tables_are_normalised_slice_by_slice_to_the_same_bits(
+    monkeypatch: pytest.MonkeyPatch, slice_size: int
+) -> None:
+    rng = np.random.default_rng(0)
+    counts, starts = rng.exponential(size=100), np.asarray([0, 1, 40, 41, 99])
+    table = counts + 0.01
+    rows = np.repeat(digamma(np.add.reduceat(table, starts)), np.diff(starts, append=100))
+    whole = np.maximum(np.exp(digamma(table) - rows), FLOOR).astype(np.float32)
+    monkeypatch.setattr(model_module, "SLICE", slice_size)
+    for threads in (1, 3):
+        assert normalise_counts(counts, starts, threads).tobytes() == whole.tobytes()
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_threads_change_no_bit(monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
+    source, target, _ = translated(60, reverse=False)
+    text, other = (Ragged.of(source), Ragged.of(target)), (Ragged.of(target), Ragged.of(source))
+    monkeypatch.setattr(cells, "CHUNK_CELLS", 40)
+    monkeypatch.setattr(cells, "BLOCK_CELLS", 12)
+    alone, together = train_direction(*text), train_direction(*text, threads=threads)
+    assert together.probabilities.tobytes() == alone.probabilities.tobytes()
+    assert together.null_probabilities.tobytes() == alone.null_probabilities.tobytes()
+    assert (together.tension, together.log_likelihoods) == (alone.tension, alone.log_likelihoods)
+    for sides in (text, other):
+        assert lists(best_links(together, *sides, threads)) == lists(best_links(alone, *sides))
 
 
 @pytest.mark.parametrize("size", [1, 7, 50])

@@ -142,4 +142,4 @@ def prepare_all(plan: Mapping[Path, tuple[str, Config, dict[str, Path]]], root: 
             continue
         context = Context(config, CellRun(root, there))
         with progress.step(f"prepare: {name}") as tell:
-            carry_out(place, inputs, partial(step.work, context, folder, tell), resumes=step.resumes)
+            carry_out(place, inputs, partial(step.work, context, folder, tell), resumes=step.resumes, note=tell.note)

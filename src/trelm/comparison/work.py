@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -140,15 +139,19 @@ def do_step(cell: Cell, name: str, work: Work, inputs: str, tell: StepProgress) 
     place: Step = cell.context.run.step(name)
     if place.is_done(inputs):
         remove_checkpoints(place.folder)
-    else:
-        carry_out(place, inputs, partial(work, place.folder, tell), resumes=name.startswith("stages/"))
+        return
+    if name == PLAN and place.damage() is not None and cell.config.budget.minutes is not None:
+        for other in cell_steps(cell):  # a plan measured again gives other numbers of updates
+            if other != PLAN:
+                cell.context.run.step(other).forget()
+    carry_out(place, inputs, partial(work, place.folder, tell), resumes=name.startswith("stages/"), note=tell.note)
 
 
 def remove_models(cell: Cell) -> None:
     """Keep the final model alone."""
     last = cell.program[-1].stage.name
     for name in (PLAN, *(stage_folder(part.stage.name) for part in cell.program if part.stage.name != last)):
-        shutil.rmtree(cell.context.run.folder / name / "model", ignore_errors=True)
+        cell.context.run.step(name).drop("model")
 
 
 def final_model(cell: Cell) -> TrelmForMaskedLM:

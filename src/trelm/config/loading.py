@@ -21,6 +21,9 @@ from trelm.errors import ConfigError, did_you_mean
 
 RECIPES = ("recommended", "paper", "quick")
 CARD_FILE = "card.yaml"
+LONGEST_FILE = 4_000_000  # characters; that of a run names each of its input files in a comment
+DEEPEST = 40  # levels; the configuration has six
+MOST_VALUES = 100_000  # with every alias copied out
 RETIRED = (("source", "trust_remote_code"),)  # keys that older runs have written, and that mean nothing any more
 
 
@@ -112,6 +115,19 @@ def recipe_values(name: str) -> dict[str, Any]:
 class _StrictLoader(yaml.SafeLoader):
     """Makes plain values only, and refuses a key that stands twice: YAML would silently take the last."""
 
+    def get_single_node(self) -> yaml.Node | None:
+        node = super().get_single_node()
+        if node is not None:
+            _check_unfolded(node)
+        return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError, AttributeError, OverflowError):  # PyYAML's own, for values unlike their tag
+            found = f"'{str(node.value)[:60]}', which is no {node.tag.rpartition(':')[2]}"
+            raise yaml.constructor.ConstructorError(None, None, found, node.start_mark) from None
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
@@ -121,10 +137,47 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def _check_unfolded(root: yaml.Node) -> None:
+    """Refuse a document that its aliases or its brackets would blow up when what they stand for is copied out."""
+    sizes: dict[int, int] = {}  # values below a node, aliases unfolded, by its identity; 0 while it is being counted
+    pending = [(root, 1)]
+    while pending:
+        node, depth = pending[-1]
+        below = [inner for pair in node.value for inner in (pair if isinstance(pair, tuple) else (pair,))
+                 ] if isinstance(node, yaml.CollectionNode) else []  # fmt: skip
+        if id(node) not in sizes:
+            sizes[id(node)] = 0
+            if depth > DEEPEST:
+                raise yaml.composer.ComposerError(None, None, f"more than {DEEPEST} levels", node.start_mark)
+            if any(sizes.get(id(inner)) == 0 for inner in below):
+                raise yaml.composer.ComposerError(None, None, "an alias inside what it names", node.start_mark)
+            pending += [(inner, depth + 1) for inner in below if id(inner) not in sizes]
+            continue
+        pending.pop()
+        sizes[id(node)] = 1 + sum(sizes[id(inner)] for inner in below)
+        if sizes[id(node)] > MOST_VALUES:
+            raise yaml.composer.ComposerError(None, None, f"more than {MOST_VALUES:,} values", node.start_mark)
+
+
+def _load_yaml(text: str) -> Any:
+    """The value of a YAML document, by plain values only.
+
+    Raises:
+        yaml.YAMLError: also where it is too long or nested too deeply.
+    """
+    if len(text) > LONGEST_FILE:
+        raise yaml.YAMLError(f"more than {LONGEST_FILE:,} characters")
+    try:
+        return yaml.load(text, Loader=_StrictLoader)
+    except RecursionError:  # the parser itself gives up long after the depth that is allowed
+        raise yaml.YAMLError(f"more than {DEEPEST} levels") from None
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file."""
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
+        with path.open(encoding="utf-8") as stream:
+            values = _load_yaml(stream.read(LONGEST_FILE + 1))
     except FileNotFoundError:
         raise ConfigError(f"{path}: expected a YAML file, found nothing there; check the path") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -140,7 +193,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _yaml_problem(error: yaml.YAMLError) -> str:
-    return str(getattr(error, "problem", None) or "a syntax error").removeprefix("found ")
+    own = str(error) if type(error) is yaml.YAMLError else "a syntax error"
+    return str(getattr(error, "problem", None) or own).removeprefix("found ")
 
 
 def dump_config(config: Config, *, card: bool = True) -> str:
@@ -169,7 +223,7 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         if not isinstance(node, dict):
             raise ConfigError(f"--set {override}: '{key}' is a value, not a section")
     try:
-        value = yaml.load(text, Loader=_StrictLoader)
+        value = _load_yaml(text)
     except yaml.YAMLError as error:
         problem = _yaml_problem(error)
         raise ConfigError(f"--set {override}: expected a YAML value, found {problem}; put it in quotes") from None
@@ -273,7 +327,7 @@ def _resolve_paths(values: dict[str, Any], base: Path) -> None:
         embeddings["dictionary"] = resolve(embeddings["dictionary"])
     source = values.get("source")
     for key in ("model", "tokenizer"):
-        if isinstance(source, dict) and isinstance(source.get(key), str) and Path(resolve(source[key])).is_dir():
+        if isinstance(source, dict) and isinstance(source.get(key), str) and os.path.isdir(resolve(source[key])):
             source[key] = resolve(source[key])
     if isinstance(values.get("parallel"), (list, str)):
         parallel = values["parallel"]

@@ -4,11 +4,23 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
 from trelm.config.comparison import ComparisonConfig
 from trelm.config.evaluation import EvaluationConfig, require_distinct
 from trelm.config.section import Section
+
+
+def _only_hub_names(value: Any) -> Any:
+    """One name as a list of one; names of files are refused: those are `text`."""
+    names = (value,) if isinstance(value, str) else value
+    several = names if isinstance(names, list | tuple) else ()
+    if any(isinstance(name, str) and not name.startswith("hf://") for name in several):
+        raise ValueError("expected hf:// names of data sets, which are read while training; name files under text")
+    return names
+
+
+Stream = Annotated[tuple[str, ...], BeforeValidator(_only_hub_names)]
 
 
 class SourceConfig(Section):
@@ -19,6 +31,7 @@ class SourceConfig(Section):
     text: tuple[str, ...] = Field(min_length=1, description="files, globs or hf:// data sets of text in that language")
     revision: str | None = Field(None, description="Hub revision of the encoder")
     tokenizer: str | None = Field(None, description="folder or Hub id of its tokenizer, where it comes without one")
+    stream: Stream = Field((), description="as target.stream, for text in this language")
 
 
 class TargetConfig(Section):
@@ -26,6 +39,12 @@ class TargetConfig(Section):
 
     language: str = Field(min_length=1, description="code of the target language")
     text: tuple[str, ...] = Field(min_length=1, description="files, globs or hf:// data sets of text in that language")
+    stream: Stream = Field(
+        (),
+        description="hf:// data sets larger than the disk, of one column each: the stages train on their text in place "
+        "of `text`, read meanwhile and never stored; `text` is then a sample, for all else: vocabulary, vectors, "
+        "held-out lines (those of the stream that equal one are left out)",
+    )
 
 
 class TwoFiles(Section):
@@ -207,6 +226,9 @@ class TrainingConfig(Section):
     batch_tokens: int = Field(4096, ge=16, description="tokens of a batch, padding counted")
     max_length: int = Field(128, ge=8, description="tokens of a sequence, special ones counted; longer are cut")
     mask_rate: float = Field(0.15, gt=0, lt=1, description="share of the tokens that are to be predicted")
+    stream_lines: int = Field(
+        20_000, ge=1, description="lines of a stream that are held in memory and shuffled together, in each process"
+    )
     source_share: float = Field(0.5, ge=0, le=1, description="source-language part of the commonality stage")
     weight_decay: float = Field(0.01, ge=0, description="of AdamW")
     epsilon: float = Field(1e-6, gt=0, description="of AdamW")
@@ -217,6 +239,12 @@ class TrainingConfig(Section):
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: what the device does well")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one")
+    micro_batches: int = Field(
+        1, ge=1, description="pieces that each batch is computed in, to save memory; doubled where it runs out"
+    )
+    sharding: Literal["none", "fsdp"] = Field(
+        "none", description="under torchrun; fsdp: weights, gradients, optimiser state are split over the processes"
+    )
     checkpoint_minutes: float = Field(2.0, gt=0, description="time between checkpoints of a stage")
     log_updates: int = Field(10, ge=1, description="updates between two points of a loss curve")
 

@@ -29,6 +29,7 @@ class _Kept(dict[int, int | None]):
 
 
 _KEPT = _Kept()
+_ASCII_DROPPED = bytes(code for code in range(128) if _KEPT[code] is None)
 
 
 def normalise(text: str) -> str:
@@ -36,7 +37,8 @@ def normalise(text: str) -> str:
 
     HTML entities, case, accents, ZWNJ and ZWJ are not touched. Lone surrogates, which no file could hold, go.
     """
-    text = _INVISIBLE.sub("", text)
+    if not text.isprintable():  # none of the invisible ones is printable, and to ask is cheap
+        text = _INVISIBLE.sub("", text)
     if not text.isascii():
         text = unicodedata.normalize("NFC", text)
     return " ".join(text.split())
@@ -48,8 +50,11 @@ def fingerprint(text: str) -> int:
     The digest is of the casefolded text with everything but letters, marks and numbers removed; where nothing is left,
     of the text itself. Give it text from `normalise`, so that composed and decomposed characters are the same.
     """
-    essence = text.casefold().translate(_KEPT) or text
-    return int.from_bytes(hashlib.blake2b(essence.encode("utf-8"), digest_size=8).digest(), "little")
+    if text.isascii():  # three times as quick as what follows, and the same
+        essence = text.lower().encode("ascii").translate(None, _ASCII_DROPPED)
+    else:
+        essence = text.casefold().translate(_KEPT).encode("utf-8")
+    return int.from_bytes(hashlib.blake2b(essence or text.encode("utf-8"), digest_size=8).digest(), "little")
 
 
 def display_width(text: str) -> int:

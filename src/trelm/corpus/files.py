@@ -21,6 +21,15 @@ from trelm.errors import data_error
 LONGEST_LINE = 1_000_000
 """Bytes of the longest line that is read, its line break not counted."""
 
+FREELY_UNPACKED = 100_000_000
+"""Bytes that any archive may unpack to, however small it is."""
+GREATEST_RATIO = 500
+"""Bytes that an archive may unpack to beyond that, for each of its own.
+
+Text unpacks to 3 to 10 times its size, and to some tens where whole files of it were packed several times over. Nothing
+but one line for ever, or zeros, reaches what a bomb does: 400 to 1,000 by gzip, 7,000 and more by the others.
+"""
+
 _DAMAGE = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, zstandard.ZstdError)
 _MARKS = 5  # bytes of a byte order mark and a line break, which a line of the greatest length may have besides
 _ZSTD_CHUNK = 8192  # small, so that even an archive made to explode unpacks in bounded pieces
@@ -34,10 +43,11 @@ def expand(pattern: str) -> list[Path]:
     Raises:
         DataError: nothing is there, or only folders are.
     """
-    if Path(pattern).is_file():
+    # os.path, not Path: a name that is too long or holds a NUL is no file, rather than an exception
+    if os.path.isfile(pattern):
         return [Path(pattern)]
-    found = [Path(name) for name in glob.glob(pattern, recursive=True)]
-    files = sorted(path for path in found if path.is_file())
+    found = glob.glob(pattern, recursive=True)
+    files = sorted(Path(name) for name in found if os.path.isfile(name))
     if files:
         return files
     if found:
@@ -60,12 +70,13 @@ def opened(path: Path, line: Callable[[], int | None] = lambda: None) -> Iterato
         line: asked for the line that is being read, when something goes wrong inside the block.
 
     Raises:
-        DataError: the file cannot be read, or its archive is damaged or cut short.
+        DataError: the file cannot be read, its archive is damaged or cut short, or it unpacks to far more than it is
+            (`GREATEST_RATIO`).
     """
     ending = path.suffix.lower()
     try:
         with _OPENERS.get(ending, _open_plain)(path) as stream:
-            yield stream
+            yield _bounded(stream, path, line) if ending in _OPENERS else stream
     except _DAMAGE as error:
         raise _damaged(path, line(), str(error)) from None
     except OSError as error:
@@ -116,6 +127,34 @@ def _damaged(path: Path, line: int | None, problem: str) -> Exception:
     found = f"a damaged or incomplete one ({problem})"
     hint = "fetch it again, or unpack and repair it"
     return data_error(path, line, expected=f"a whole {path.suffix} archive", found=found, hint=hint)
+
+
+class _BoundedReader(io.RawIOBase):
+    """Unpacked bytes, counted: no more of them than an honest archive of that size holds."""
+
+    def __init__(self, stream: BinaryIO, path: Path, line: Callable[[], int | None]) -> None:
+        self._stream, self._path, self._line = stream, path, line
+        self._left = max(FREELY_UNPACKED, GREATEST_RATIO * path.stat().st_size)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        size = self._stream.readinto(buffer)  # type: ignore[attr-defined]
+        self._left -= size
+        if self._left < 0:
+            raise data_error(
+                self._path,
+                self._line(),
+                expected=f"an archive that unpacks to at most {GREATEST_RATIO} times its size",
+                found="one that goes on and on",
+                hint="look into it: where it is what you want, unpack it and name the unpacked file",
+            )
+        return int(size)
+
+
+def _bounded(stream: BinaryIO, path: Path, line: Callable[[], int | None]) -> BinaryIO:
+    return cast(BinaryIO, io.BufferedReader(_BoundedReader(stream, path, line), io.DEFAULT_BUFFER_SIZE))
 
 
 class _ZstdReader(io.RawIOBase):

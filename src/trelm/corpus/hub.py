@@ -77,33 +77,56 @@ def read_columns(source: str, count: int) -> Iterator[tuple[str, ...]]:
         DataError: a name that is none, another number of columns, an unknown data set, configuration, split or column
             (with those that there are), a value that is no text, or a data set without rows.
     """
+    name = parse_columns(source, count)
+    number = 0
+    for number, row in enumerate(_rows(source, name), start=1):
+        yield tuple(text_in(source, number, row, column) for column in name.columns)
+    if not number:
+        raise without_rows(source)
+
+
+def parse_columns(source: str, count: int) -> HubName:
+    """As `parse_name`, for a name with `count` columns.
+
+    Raises:
+        DataError: also where it has more or fewer.
+    """
     name = parse_name(source)
     if len(name.columns) != count:
         expected = "one column" if count == 1 else f"{count} columns, as in #en,id"
         found = f"{len(name.columns)} ({', '.join(name.columns)})"
         raise data_error(source, None, expected=expected, found=found, hint="name the columns after the #")
-    number = 0
-    for number, row in enumerate(_rows(source, name), start=1):
-        yield tuple(_value(source, number, row, column) for column in name.columns)
-    if not number:
-        raise data_error(source, None, expected="rows", found="none", hint="check the split")
+    return name
 
 
 def _rows(source: str, name: HubName) -> Iterator[Mapping[str, Any]]:
     """The rows of a data set, the library's many kinds of exceptions turned into one."""
     try:
-        yield from _load(source, name)
+        yield from load(source, name)
     except DataError:
         raise
     except Exception as error:  # datasets, huggingface_hub, fsspec and pyarrow share no base class
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        hint = f"check the name, which has the form {_FORM}, and the connection"
-        raise data_error(
-            source, None, expected="a readable data set", found=f"an error ({lines[0]})", hint=hint
-        ) from None
+        raise unreadable(source, error) from None
 
 
-def _load(source: str, name: HubName) -> Any:
+def unreadable(source: str, error: Exception) -> DataError:
+    """What the user is told of an exception of the libraries that read data sets."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    hint = f"check the name, which has the form {_FORM}, and the connection"
+    return data_error(source, None, expected="a readable data set", found=f"an error ({lines[0]})", hint=hint)
+
+
+def without_rows(source: str) -> DataError:
+    """What the user is told of a data set that holds nothing."""
+    return data_error(source, None, expected="rows", found="none", hint="check the split")
+
+
+def load(source: str, name: HubName) -> Any:
+    """The `datasets` object behind a name: one that streams, or, where `save_to_disk` wrote it, one mapped into memory.
+
+    Raises:
+        DataError: no such folder, no such split in a saved one. Exceptions of the libraries pass through.
+    """
     if not name.is_folder:
         return datasets.load_dataset(name.dataset, name.config, split=name.split, streaming=True)
     if _is_saved(name.folder):
@@ -133,7 +156,7 @@ def _holds_one_split(folder: Path) -> bool:
     return (folder / "state.json").is_file()
 
 
-def _value(source: str, number: int, row: Mapping[str, Any], column: str) -> str:
+def text_in(source: str, number: int, row: Mapping[str, Any], column: str) -> str:
     """The text of a row in a column; `a.b` is the field `b` of the column `a`, unless a column has that very name."""
     value: Any = row
     for key in [column] if column in row else column.split("."):

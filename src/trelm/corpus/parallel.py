@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
-from typing import Protocol, cast
+from typing import BinaryIO, Protocol, cast
 from xml.etree.ElementTree import Element, ParseError
 
 from defusedxml.common import DefusedXmlException
@@ -18,6 +18,10 @@ from trelm.errors import data_error
 _LANGUAGE = "{http://www.w3.org/XML/1998/namespace}lang"
 _INLINE_CODE = {"bpt", "ept", "ph", "it", "ut"}  # TMX 1.4: their content is formatting, not text
 _LANGUAGES_SHOWN = 20
+LONGEST_UNIT = 10_000_000
+"""Bytes of a TMX file between the ends of two translation units, which are kept in memory: some fifty times so many."""
+DEEPEST = 100
+"""Levels of elements in a TMX file; the format itself has five, and inline codes inside one another."""
 
 
 class _Positioned(Protocol):
@@ -99,22 +103,44 @@ def _read_tmx(path: Path, languages: tuple[str, str]) -> Iterator[tuple[str, str
         )
 
 
+class _Rationed:
+    """A stream that refuses to go on where nobody has said `refill` for `LONGEST_UNIT` bytes."""
+
+    def __init__(self, stream: BinaryIO, path: Path) -> None:
+        self._stream, self._path, self._left = stream, path, LONGEST_UNIT
+
+    def read(self, size: int) -> bytes:
+        data = self._stream.read(size)
+        self._left -= len(data)
+        if self._left < 0:
+            expected = f"a translation unit at least every {LONGEST_UNIT:,} bytes"
+            hint = "check that it is a TMX file, and split or drop units that are no sentences"
+            raise data_error(self._path, None, expected=expected, found="none", hint=hint)
+        return data
+
+    def refill(self) -> None:
+        self._left = LONGEST_UNIT
+
+
 def _units(path: Path) -> Iterator[Element]:
     """The `tu` elements of a TMX file; each is forgotten when the next one is asked for."""
     open_elements: list[Element] = []
     try:
         with opened(path) as stream:
+            rationed = _Rationed(stream, path)
             for event, element in iterparse(
-                stream, events=("start", "end"), forbid_entities=True, forbid_external=True
+                rationed, events=("start", "end"), forbid_entities=True, forbid_external=True
             ):
                 if event == "start":
                     open_elements.append(element)
+                    _check_depth(path, len(open_elements))
                     continue
                 open_elements.pop()
                 if _local_name(element) == "tu":
                     yield element
-                    if open_elements:
-                        open_elements[-1].clear()
+                    rationed.refill()
+                    for around in open_elements:  # all of them: what stands beside this one's parent is kept as well
+                        around.clear()
     except ParseError as error:
         line = cast(_Positioned, error).position[0]
         hint = "mend the file, or export it again"
@@ -123,6 +149,15 @@ def _units(path: Path) -> Iterator[Element]:
         hint = "take the entity declarations out of the file"
         found = f"one that declares entities ({type(error).__name__})"
         raise data_error(path, None, expected="a plain TMX file", found=found, hint=hint) from None
+    except (ValueError, LookupError) as error:  # the parser's own, of the encoding that the file declares
+        hint = "convert the file to UTF-8"
+        raise data_error(path, None, expected="XML in UTF-8", found=f"an error ({error})", hint=hint) from None
+
+
+def _check_depth(path: Path, depth: int) -> None:
+    if depth > DEEPEST:
+        hint = "check that it is a TMX file"
+        raise data_error(path, None, expected=f"elements at most {DEEPEST} deep", found="more", hint=hint)
 
 
 def _variants(unit: Element) -> Iterator[tuple[str, str]]:

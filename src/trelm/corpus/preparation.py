@@ -25,9 +25,8 @@ and tabs aside). `held_out_fraction`: the effective one, for `source` and `targe
 from __future__ import annotations
 
 import shutil
-from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
@@ -37,10 +36,11 @@ from typing import Any, TypeVar
 import numpy as np
 
 from trelm.corpus import hub
-from trelm.corpus.cleaning import display_width, fingerprint, length_problem, normalise
+from trelm.corpus.cleaners import Cleaners, Limits
+from trelm.corpus.cleaning import fingerprint, normalise
 from trelm.corpus.files import expand, read_lines
 from trelm.corpus.parallel import read_pairs
-from trelm.corpus.splitting import Fingerprints, Mask, Part, Split, split_corpus
+from trelm.corpus.splitting import REASONS, TRAINING, FingerprintFile, Fingerprints, Part, Split, split_corpus
 from trelm.corpus.text import read_text
 from trelm.errors import data_error
 from trelm.workspace import atomic_path, write_text, writing
@@ -51,18 +51,7 @@ PAIR_REASONS = (*TEXT_REASONS, "ratio", "same_on_both_sides")
 _REPORT_EVERY = 10_000  # lines between two calls of on_progress
 _MOST_REPEATS = 10  # of the smaller language, in balanced text
 
-
-Item = TypeVar("Item")
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a line or pair must meet: characters a side, ratio of the sides' widths, lines an input (None: all)."""
-
-    minimum: int
-    maximum: int
-    ratio: float
-    lines: int | None
+Item = TypeVar("Item", str, tuple[str, str])
 
 
 @dataclass
@@ -90,15 +79,15 @@ class Input:
 
 @dataclass
 class Spool:
-    """Clean lines (or pairs) of all inputs, in a file, and their fingerprints, in memory: eight bytes a line and side.
+    """Clean lines (or pairs) of all inputs, in a file, and their fingerprints, in a file beside it.
 
     Attributes:
-        columns: one array of fingerprints (text), or two (pairs), of as many entries as the file has lines.
+        fingerprints: one a line of text, two a pair: source, target, source, ...
     """
 
     path: Path
     inputs: list[Input]
-    columns: tuple[Fingerprints, ...]
+    fingerprints: FingerprintFile
 
     def lines(self) -> Iterator[str]:
         """The lines, each with its line break."""
@@ -109,11 +98,17 @@ class Spool:
         """One side of each pair, with a line break."""
         return (line.rstrip("\n").split("\t")[column] + "\n" for line in self.lines())
 
-    def count(self, dropped: Mapping[str, Mask]) -> None:
-        """Add the lines of the masks to what each input lost for these reasons."""
-        for reason, mask in dropped.items():
-            for entry in self.inputs:
-                entry.dropped[reason] += int(mask[entry.spooled].sum())
+    def columns(self) -> tuple[Fingerprints, Fingerprints]:
+        """[p] and [p] fingerprints of the sides of pairs, in memory."""
+        both = np.fromfile(self.fingerprints.path, dtype=np.uint64)
+        return both[::2].copy(), both[1::2].copy()
+
+    def count(self, part: Part) -> None:
+        """Add to each input what it lost."""
+        for entry in self.inputs:
+            tally = part.tally(entry.spooled.start, entry.spooled.stop)
+            for reason, fate in REASONS.items():
+                entry.dropped[reason] += tally[fate]
 
 
 def prepare(
@@ -142,17 +137,18 @@ def prepare(
     Raises:
         DataError: an input cannot be read, or nothing is left for the source text, the target text or the pairs.
     """
-    limits = Limits(min_characters, max_characters, max_pair_ratio, max_lines)
+    limits = Limits(min_characters, max_characters, max_pair_ratio)
     evaluation = _unique_fingerprints(evaluation_text)
     progress = _Progress(on_progress)
     with _spool_folder(folder) as spools:
-        source = _spool_text(spools / "source", source_text, limits, progress, "source")
-        target = _spool_text(spools / "target", target_text, limits, progress, "target")
-        pairs = _spool_pairs(spools / "pairs", parallel, languages, limits, progress)
+        with Cleaners(limits) as cleaners:
+            source = _spool_text(spools / "source", source_text, cleaners, max_lines, progress, "source")
+            target = _spool_text(spools / "target", target_text, cleaners, max_lines, progress, "target")
+            pairs = _spool_pairs(spools / "pairs", parallel, languages, cleaners, max_lines, progress)
         progress.finish()
         split = split_corpus(
-            *(source.columns[0], target.columns[0], (pairs.columns[0], pairs.columns[1])),
-            evaluation=evaluation, fraction=held_out_fraction, limit=held_out_lines,
+            *(source.fingerprints, target.fingerprints, pairs.columns()),
+            evaluation=evaluation, fraction=held_out_fraction, limit=held_out_lines, folder=_made(spools / "buckets"),
         )  # fmt: skip
         _count_and_require(source, target, pairs, split)
         outputs = _write_all(folder, source, target, pairs, split)
@@ -258,68 +254,64 @@ def _spool_folder(folder: Path) -> Iterator[Path]:
             shutil.rmtree(spools, ignore_errors=True)
 
 
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
 def _unique_fingerprints(texts: Iterable[str]) -> Fingerprints:
-    fingerprints = array("Q", (fingerprint(text) for text in map(normalise, texts) if text))
-    return np.unique(np.asarray(fingerprints, dtype=np.uint64))
+    prints = (fingerprint(text) for text in map(normalise, texts) if text)
+    return np.unique(np.fromiter(prints, dtype=np.uint64))
 
 
-def _spool_text(path: Path, sources: Sequence[str], limits: Limits, progress: _Progress, role: str) -> Spool:
+def _spool_text(
+    path: Path, sources: Sequence[str], cleaners: Cleaners, limit: int | None, progress: _Progress, role: str
+) -> Spool:
     """Clean the lines of one language's inputs."""
-    inputs: list[Input] = []
-    fingerprints = array("Q")
-    with path.open("w", encoding="utf-8", newline="\n") as stream:
+
+    def named() -> Iterator[tuple[Input, Iterator[str]]]:
         for source in _each_input(sources):
             entry = Input(f"{role}: {source}", Counter(dict.fromkeys(TEXT_REASONS, 0)))
-            begin = len(fingerprints)
-            for text in map(normalise, _from_start(read_text(source), entry, limits.lines, progress)):
-                if problem := length_problem(text, limits.minimum, limits.maximum):
-                    entry.dropped[problem] += 1
-                else:
-                    stream.write(text + "\n")
-                    fingerprints.append(fingerprint(text))
-            entry.spooled = slice(begin, len(fingerprints))
-            inputs.append(entry)
-    return Spool(path, inputs, (np.asarray(fingerprints, dtype=np.uint64),))
+            yield entry, _from_start(read_text(source), entry, limit, progress)
+
+    return _spool(path, named(), cleaners, 1)
 
 
 def _spool_pairs(
     path: Path,
     sources: Sequence[str | tuple[str, str]],
     languages: tuple[str, str],
-    limits: Limits,
+    cleaners: Cleaners,
+    limit: int | None,
     progress: _Progress,
 ) -> Spool:
     """Clean the pairs of all parallel inputs."""
-    inputs: list[Input] = []
-    columns = (array("Q"), array("Q"))
-    with path.open("w", encoding="utf-8", newline="\n") as stream:
+
+    def named() -> Iterator[tuple[Input, Iterator[tuple[str, str]]]]:
         for source in _each_input(sources):
             name = source if isinstance(source, str) else " + ".join(source)
             entry = Input(f"parallel: {name}", Counter(dict.fromkeys(PAIR_REASONS, 0)))
-            begin = len(columns[0])
-            for sides in _from_start(read_pairs(source, languages), entry, limits.lines, progress):
-                pair = (normalise(sides[0]), normalise(sides[1]))
-                prints = (fingerprint(pair[0]), fingerprint(pair[1]))
-                if problem := _pair_problem(pair, prints, limits):
-                    entry.dropped[problem] += 1
-                else:
-                    stream.write("\t".join(pair) + "\n")
-                    columns[0].append(prints[0])
-                    columns[1].append(prints[1])
-            entry.spooled = slice(begin, len(columns[0]))
-            inputs.append(entry)
-    return Spool(path, inputs, tuple(np.asarray(column, dtype=np.uint64) for column in columns))
+            yield entry, _from_start(read_pairs(source, languages), entry, limit, progress)
+
+    return _spool(path, named(), cleaners, 2)
 
 
-def _pair_problem(pair: tuple[str, str], fingerprints: tuple[int, int], limits: Limits) -> str | None:
-    problems = [length_problem(text, limits.minimum, limits.maximum) for text in pair]
-    for reason in ("empty", "too_short", "too_long"):
-        if reason in problems:
-            return reason
-    if fingerprints[0] == fingerprints[1]:
-        return "same_on_both_sides"
-    narrow, wide = sorted(map(display_width, pair))
-    return "ratio" if wide > limits.ratio * narrow else None
+def _spool(path: Path, inputs: Iterable[tuple[Input, Iterator[Item]]], cleaners: Cleaners, columns: int) -> Spool:
+    """Clean what the inputs hold; `columns` of fingerprints a line."""
+    found: list[Input] = []
+    beside = path.with_name(f"{path.name}.fingerprints")
+    lines = 0
+    with path.open("wb") as stream, beside.open("wb") as prints:
+        for entry, items in inputs:
+            begin = lines
+            for clean in cleaners.clean(items):
+                stream.write(clean.text)
+                prints.write(clean.fingerprints.tobytes())
+                entry.dropped.update(clean.dropped)
+                lines += len(clean.fingerprints) // columns
+            entry.spooled = slice(begin, lines)
+            found.append(entry)
+    return Spool(path, found, FingerprintFile(beside, lines * columns))
 
 
 def _each_input(sources: Sequence[Any]) -> list[Any]:
@@ -350,14 +342,14 @@ def _count_and_require(source: Spool, target: Spool, pairs: Spool, split: Split)
     parts = {"source text": (source, split.source), "target text": (target, split.target)}
     parts["parallel text"] = (pairs, split.pairs)
     for spool, part in parts.values():
-        spool.count(part.dropped)
+        spool.count(part)
     for what, (spool, part) in parts.items():
         _require(what, spool, part)
 
 
 def _require(what: str, spool: Spool, part: Part) -> None:
     """Refuse to go on without training text."""
-    if part.training.any():
+    if part.tally(0, len(part.fates))[TRAINING]:
         return
     read = sum(entry.read for entry in spool.inputs)
     dropped = sum((entry.dropped for entry in spool.inputs), Counter[str]())
@@ -382,8 +374,9 @@ def _write(path: Path, lines: Iterator[str], part: Part) -> dict[str, dict[str, 
     held_out = [""] * len(slots)
     totals = [0, 0]
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as stream:
-        for position, (line, trains) in enumerate(zip(lines, part.training.tobytes())):
-            if trains:
+        fates = chain.from_iterable(chunk.tobytes() for chunk in part.chunks())
+        for position, (line, fate) in enumerate(zip(lines, fates)):
+            if fate == TRAINING:
                 stream.write(line)
                 totals = [totals[0] + 1, totals[1] + _characters(line)]
             elif position in slots:

@@ -12,6 +12,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling, MaskedLMOu
 
 from trelm.model import families  # as a module: whoever imports families first gets here half-way through
 from trelm.model.configuration import TrelmConfig
+from trelm.model.cross_entropy import summed_cross_entropy
 from trelm.model.tri_layer import TriLayer
 
 IGNORED = -100
@@ -256,12 +257,15 @@ class TrelmForMaskedLM(TrelmPreTrainedModel):
         output_mask: Tensor | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
+        num_items_in_batch: Tensor | int | None = None,
     ) -> MaskedLMOutput | tuple[Any, ...]:
         """Encode and predict; arguments as in `TrelmModel.forward`.
 
         Args:
-            labels: (B, T), -100 where there is none. The loss is the mean cross-entropy over the labels. With
-                `config.sparse_prediction` the logits are computed at the labels only: (labels, vocabulary).
+            labels: (B, T), -100 where there is none. With `config.sparse_prediction` the logits are computed at the
+                labels only, (labels, vocabulary), and in training mode none are returned: they are never whole.
+            num_items_in_batch: by what the sum of the cross-entropies is divided to make the loss; None: by the number
+                of labels, or by 1 without any.
         """
         encoded = self.trelm(
             input_ids=input_ids,
@@ -275,16 +279,28 @@ class TrelmForMaskedLM(TrelmPreTrainedModel):
             output_hidden_states=output_hidden_states,
             return_dict=True,
         )
-        states = encoded.last_hidden_state
-        if labels is not None and self.config.sparse_prediction:
-            chosen = labels != IGNORED
-            states, labels = states[chosen], labels[chosen]
-        logits = self.predict(states)
-        loss = None
-        if labels is not None:
-            loss = functional.cross_entropy(logits.flatten(0, -2).float(), labels.flatten(), ignore_index=IGNORED)
+        loss, logits = self._loss_and_logits(encoded.last_hidden_state, labels, num_items_in_batch)
         output = MaskedLMOutput(loss=loss, logits=logits, hidden_states=encoded.hidden_states)
         return output.to_tuple() if self._wants_tuple(return_dict) else output
+
+    def _loss_and_logits(
+        self, states: Tensor, labels: Tensor | None, items: Tensor | int | None
+    ) -> tuple[Any, Tensor | None]:
+        """The loss where there are labels, and the logits where somebody may want them; see `forward`."""
+        if labels is None:
+            return None, self.predict(states)
+        chosen = labels != IGNORED
+        if self.config.sparse_prediction:
+            states, labels = states[chosen], labels[chosen]
+        output = self.trelm.family.output(self.head, states, self.trelm.get_input_embeddings())
+        if self.config.sparse_prediction and self.training:
+            logits, loss = None, summed_cross_entropy(output.features, output.weight, output.bias, labels)
+        else:
+            logits = output.logits()
+            loss = functional.cross_entropy(
+                logits.flatten(0, -2).float(), labels.flatten(), ignore_index=IGNORED, reduction="sum"
+            )
+        return loss / (chosen.sum().clamp(min=1) if items is None else items), logits
 
 
 def _resize_biases(head: nn.Module, before: int, after: int) -> None:

@@ -141,16 +141,23 @@ class SparseMaskedLM(PreTrainedModel):
         return self.family.predict(head, states[positions], self.inner.get_input_embeddings())
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, language: Tensor | None = None
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        labels: Tensor,
+        language: Tensor | None = None,
+        num_items_in_batch: int | None = None,
     ) -> MaskedLMOutput:
         """Mean cross-entropy over the labels, and the logits there.
 
         Args:
             input_ids, attention_mask, labels: (B, S); labels are -100 where there is none. language: ignored.
+            num_items_in_batch: what the sum of the cross-entropies is divided by, instead of the labels' number.
         """
         chosen = labels != IGNORED
         logits = self.masked_logits(input_ids, attention_mask, chosen)
-        loss: Any = functional.cross_entropy(logits.float(), labels[chosen])
+        total: Any = functional.cross_entropy(logits.float(), labels[chosen], reduction="sum")
+        loss = total / (max(1, int(chosen.sum())) if num_items_in_batch is None else num_items_in_batch)
         return MaskedLMOutput(loss=loss, logits=logits)
 
 

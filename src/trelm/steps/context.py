@@ -23,9 +23,10 @@ from trelm.model.head import with_head
 from trelm.model.source import SourceEncoder, load_source
 from trelm.progress import StepProgress
 from trelm.steps.head_cache import HEAD_FILE
+from trelm.training.account import OnUpdate
 from trelm.training.batches import Vocabulary
 from trelm.training.checkpoints import remove_checkpoints
-from trelm.training.trainer import OnUpdate, has_fast_bfloat16
+from trelm.training.trainer import has_fast_bfloat16
 from trelm.workspace import Run, Step
 
 CORPUS, HEAD, VOCABULARY, TOKENS, WORD_LINKS = "corpus", "head", "vocabulary", "tokens", "word-links"
@@ -42,11 +43,13 @@ class RunStep:
 
     Attributes:
         resumes: whether it goes on from checkpoints in its folder; any other step starts again when it was cut off.
+        joint: whether all processes of a run do it together; any other step is the first one's alone.
     """
 
     name: str
     work: StepFunction
     resumes: bool = False
+    joint: bool = False
 
 
 class Context:
@@ -138,13 +141,22 @@ class Context:
 
 
 def carry_out(
-    place: Step, inputs: str, work: Callable[[], Figures], *, resumes: bool, also: Callable[[], Figures] = dict
+    place: Step,
+    inputs: str,
+    work: Callable[[], Figures],
+    *,
+    resumes: bool,
+    note: Callable[[str], None],
+    also: Callable[[], Figures] = dict,
 ) -> None:
     """Do a step that is not done: its manifest, with the seconds that it took, is written when its work has ended.
 
     Args:
         inputs: digest of what it depends on. resumes: as in `RunStep`. also: more for the manifest.
+        note: told why, where the step ended once and a file of it is not as it was left.
     """
+    if (damage := place.damage()) is not None:
+        note(f"{place.folder / damage[0]}: {damage[1]}; the step is done again")
     place.begin(inputs, afresh=not resumes)
     started = time.perf_counter()
     figures = work()

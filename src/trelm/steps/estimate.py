@@ -1,261 +1,289 @@
-"""`trelm plan`: what will run, how long, how much memory and disk, from a look at the text and a few real updates."""
+"""`trelm plan`: what will run, how long, how much memory and disk, from a rehearsal on a sample of the user's text."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+import tempfile
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from trelm.config import Config
-from trelm.config.sections import AlignmentConfig
-from trelm.corpus.parallel import read_pairs
-from trelm.corpus.ragged import Ragged
-from trelm.corpus.text import read_text
-from trelm.cost import human_bytes, human_count, human_seconds, memory_bytes
+from trelm.cost import human_bytes, human_count, human_seconds, resident_bytes
 from trelm.errors import BudgetError
 from trelm.model.encoder import TrelmForMaskedLM
-from trelm.model.families import family_of, padding_of_positions
-from trelm.model.shape import layer_shape
-from trelm.model.source import transferred_model
-from trelm.stages import LANGUAGE_SPECIFIC, SCRATCH, StageData, plan_updates
-from trelm.steps.context import Context, parallel_sources, use_all_cores
-from trelm.steps.diagnosis import HEAD_BATCH_TOKENS
+from trelm.progress import Progress
+from trelm.stages import (
+    COMBINATION,
+    LANGUAGE_SPECIFIC,
+    MEASURED_UPDATES,
+    PLAIN,
+    SCRATCH,
+    SCRATCH_STAGE,
+    TRANSFER_LOWER,
+    Stage,
+    StageData,
+    flops_per_update,
+    plan_updates,
+)
+from trelm.steps.context import EVALUATION, EXPORT, PLAN, Context
+from trelm.steps.expected import Expected
 from trelm.steps.preparation import model_config
+from trelm.steps.rates import Machine
+from trelm.steps.rehearsal import Samples, rehearse, steps_of_rehearsal
+from trelm.steps.space import Space
+from trelm.steps.text_sizes import TextSize, look, pair_inputs, text_inputs
 from trelm.steps.training import (
     budget_in_updates,
-    evaluation_reserve,
     least_minutes,
-    measure,
     only_for_transfer,
     planned_stages,
     seconds_for_each,
     stage_settings,
 )
-from trelm.training.batches import Vocabulary
 
-CHARACTERS_A_TOKEN = 4.2
-MODELS_ON_DISK = 8  # two before training, one a stage and one of the export
-
-
-@dataclass(frozen=True)
-class PreparationRates:
-    """Work a second of one core, measured on an x86 server core of 2023; `trelm plan` says that it is a guess."""
-
-    lines_cleaned: float = 25_000
-    characters_in_vocabulary: float = 1_800_000
-    tokens_encoded: float = 350_000
-    cells_linked: float = 1_300_000  # source tokens times target tokens of a pair, both directions, all iterations
-    tokens_in_vectors: float = 100_000
-    tokens_fitted: float = 1_500  # of a head: the frozen encoder reads them
-    operations_of_a_game: float = 7e10  # floating-point ones
-    steps_of_a_game: float = 1_000  # that cost nothing but their calls
+TEXT_CHARACTERS, PAIR_CHARACTERS = 800_000, 400_000  # of a sample, or up to twice as many
+MEASURED, DERIVED = "measured", "derived"
+Row = dict[str, Any]
+ALIKE = {TRANSFER_LOWER, PLAIN, SCRATCH}  # of each, another stage that does the same work is measured
 
 
 @dataclass(frozen=True)
-class TextSize:
-    """Lines and characters."""
+class Texts:
+    """How much there is of each kind of text."""
 
-    lines: int
-    characters: int
-
-    @property
-    def tokens(self) -> int:
-        """Subwords, about."""
-        return round(self.characters / CHARACTERS_A_TOKEN)
+    source: TextSize
+    target: TextSize
+    pairs: TextSize
 
     @property
-    def mean_tokens(self) -> int:
-        """Subwords of a line, about, and at least 2."""
-        return max(2, self.tokens // max(self.lines, 1))
+    def samples(self) -> Samples:
+        """What is rehearsed on."""
+        whole = all(size.is_whole for size in (self.source, self.target, self.pairs))
+        return Samples(self.source.sample, self.target.sample, self.pairs.sample, are_whole=whole)
 
 
-def estimate(context: Context) -> dict[str, Any]:
-    """Steps with seconds, updates and tokens; memory and disk; nothing is written.
+def estimate(context: Context, *, quiet: bool = True) -> dict[str, Any]:
+    """What the run of this configuration would do and cost; nothing is written but in a temporary folder.
+
+    Returns:
+        `steps`: for each step its name, `seconds`, `updates` and `tokens` and `flops` (of training; 0 elsewhere),
+        `memory_bytes` at its peak, `disk_bytes` that it leaves, and whether its seconds are `measured` (by its own
+        functions on a sample) or `derived` (from another step's). `total`: the same in all; memory is the largest.
+        `summary`: lines for a person.
 
     Raises:
         BudgetError: the budget is too small for the stages.
-        TrelmError: an input cannot be read.
+        TrelmError: an input cannot be read, or the run itself would stop at it.
     """
+    context.pretrained.table  # noqa: B018  (loaded: what the program takes without text)
+    resident = resident_bytes()
+    with tempfile.TemporaryDirectory(prefix="trelm-plan-") as folder:
+        # the sizes of the text are told as a step of their own, and how many steps follow is known after it
+        with Progress(1, quiet=quiet) as progress, progress.step("text"):
+            texts = read_texts(context)
+        with Progress(steps_of_rehearsal(context, texts.samples), quiet=quiet) as progress:
+            machine, data = rehearse(context, texts.samples, Path(folder), progress)
+        return Estimate(context, texts, machine, data, resident).result()
+
+
+def read_texts(context: Context) -> Texts:
+    """Read all text once."""
     config = context.config
-    source, target, pairs = _sizes(config)
-    preparation = _preparation_seconds(context, source, target, pairs)
-    model, data = _model(context), _random_data(context, target)
-    stages = planned_stages(config)
-    use_all_cores()
-    seconds = measure(context, model, stages, data, lambda done, total: None)
-    updates = _updates(context, preparation, seconds, data, model)
-    rows = [_row(name, value, what="guess") for name, value in preparation.items()]
-    for name, count in updates.items():
-        of = LANGUAGE_SPECIFIC if name == SCRATCH else name
-        tokens = count * config.training.batch_tokens
-        rows.append(_row(name, count * seconds[of], count, tokens, "measured"))
-    planned = 60 * (config.budget.minutes or 0) or sum(row["plain_seconds"] for row in rows)
-    reserve = evaluation_reserve(planned, config.baseline.scratch)
-    rows.append(_row("evaluation, export, report", reserve, what="guess"))
-    return {"steps": rows, "summary": _summary(context, model, rows, source, target, pairs)}
+    kinds = [(text_inputs(config.source.text), TEXT_CHARACTERS), (text_inputs(config.target.text), TEXT_CHARACTERS)]
+    kinds.append((pair_inputs(config), PAIR_CHARACTERS))
+    return Texts(*(look(inputs, keep, config.corpus.max_lines) for inputs, keep in kinds))
 
 
-def _sizes(config: Config) -> tuple[TextSize, TextSize, TextSize]:
-    languages = (config.source.language, config.target.language)
-    pairs = (" ".join(pair) for entry in parallel_sources(config) for pair in read_pairs(entry, languages))
-    return _size(config, config.source.text), _size(config, config.target.text), _measure_lines(pairs)
+@dataclass(frozen=True)
+class Estimate:
+    """What is expected of a run.
 
-
-def _size(config: Config, sources: Iterable[str]) -> TextSize:
-    return _measure_lines(line for source in sources for line in read_text(source))
-
-
-def _measure_lines(lines: Iterable[str]) -> TextSize:
-    count = characters = 0
-    for line in lines:
-        count += 1
-        characters += len(line)
-    return TextSize(count, characters)
-
-
-def _preparation_seconds(context: Context, source: TextSize, target: TextSize, pairs: TextSize) -> dict[str, float]:
-    """Seconds of each preparation step at typical rates."""
-    config, rates = context.config, PreparationRates()
-    tokens = source.tokens + target.tokens + pairs.tokens
-    mean = pairs.tokens / max(2 * pairs.lines, 1)
-    cells = pairs.lines * mean * mean
-    read = 2 * min(max(source.tokens, target.tokens), config.embeddings.max_tokens or 10**12)
-    fitted = config.head.updates * config.head.batch_tokens
-    return ({"head": fitted / rates.tokens_fitted} if fitted else {}) | {
-        "corpus": (source.lines + target.lines + 2 * pairs.lines) / rates.lines_cleaned,
-        "vocabulary": 2 * max(source.characters, target.characters) / rates.characters_in_vocabulary,
-        "tokens": tokens / rates.tokens_encoded,
-        "word-links": cells / rates.cells_linked * config.word_links.iterations / 5,
-        "embeddings": read * config.embeddings.epochs / rates.tokens_in_vectors,
-        "alignment": 20.0
-        + _games(config.alignment) * _game_seconds(config.alignment, context.pretrained.table.shape[1]),
-        "model": 5.0,
-        "diagnosis": 12.0 + config.diagnosis.head_updates * HEAD_BATCH_TOKENS / rates.tokens_fitted,
-    }
-
-
-def _games(alignment: AlignmentConfig) -> int:
-    """How many games are played at most; `auto` plays only where every map from pairs collapsed, which is rare."""
-    return 1 + alignment.restarts if alignment.method == "adversarial" else 0
-
-
-def _game_seconds(alignment: AlignmentConfig, width: int) -> float:
-    """Seconds of one game between tables of this width, by the operations of its two players."""
-    rates, rows, hidden = PreparationRates(), 2 * alignment.adversarial_batch, alignment.discriminator_width
-    operations = 6 * rows * hidden * (width + hidden)  # two for each weight and row, forward, and twice that backward
-    passes = alignment.discriminator_steps + 1  # that of the mapping, on half of the rows, is counted as a whole
-    steps = alignment.adversarial_epochs * alignment.adversarial_samples / alignment.adversarial_batch
-    return steps * passes * (1 / rates.steps_of_a_game + operations / rates.operations_of_a_game)
-
-
-def _model(context: Context) -> TrelmForMaskedLM:
-    """A model of the right size; its word table is random, which does not change its speed."""
-    size, width = context.config.vocabulary.size, context.pretrained.table.shape[1]
-    return transferred_model(
-        model_config(context, size, _placeholder_ids(context)),
-        context.pretrained,
-        torch.randn(size, width, generator=torch.Generator().manual_seed(context.config.seed)),
-        context.config.seed,
-    )
-
-
-def _placeholder_ids(context: Context) -> dict[str, int]:
-    """Ids of special tokens before there is a vocabulary; the padding token's where the encoder wants it."""
-    padding = padding_of_positions(context.pretrained.config)
-    others = [number for number in range(4) if number != padding][:3]
-    ids = {"pad": padding, **dict(zip(("cls", "sep", "mask"), others))}
-    return ids | {"bos": ids["cls"], "eos": ids["sep"]}
-
-
-def _random_data(context: Context, target: TextSize) -> StageData:
-    """Random sentences of the text's mean length."""
-    random = np.random.default_rng(context.config.seed)
-    lengths = np.clip(random.poisson(target.mean_tokens, 4000), 1, None)
-    text = Ragged.of([random.integers(5, context.config.vocabulary.size, length) for length in lengths])
-    links = Ragged.of([np.arange(length) for length in lengths])
-    ids = _placeholder_ids(context)
-    vocabulary = Vocabulary(
-        context.config.vocabulary.size, ids["cls"], ids["sep"], ids["pad"], ids["mask"], tuple(range(len(ids)))
-    )
-    training = context.config.training
-    return StageData(text, text, text, text, links, links, vocabulary, training.max_length, training.mask_rate)
-
-
-def _updates(
-    context: Context,
-    preparation: dict[str, float],
-    seconds: dict[str, float],
-    data: StageData,
-    model: TrelmForMaskedLM,
-) -> dict[str, int]:
-    """Updates of each stage, as the run would plan them."""
-    budget, stages = context.config.budget, planned_stages(context.config)
-    shares = {stage.name: stage_settings(context, stage).share for stage in stages}
-    if budget.minutes is not None:
-        baseline, prepared = context.config.baseline.scratch, sum(preparation.values())
-        extra = sum(preparation[name] for name in only_for_transfer(context.config))
-        amount = seconds_for_each(60 * budget.minutes, prepared, extra, baseline)
-        if amount <= 0:
-            least = least_minutes(prepared + baseline * extra, baseline)
-            raise BudgetError(f"budget.minutes: expected about {least:.0f} or more, found {budget.minutes:g}; raise it")
-        updates = plan_updates(amount, "seconds", shares, seconds)
-        scratch = int((amount + extra) / seconds[LANGUAGE_SPECIFIC])
-    else:
-        unit, amount, per_update = budget_in_updates(context, stages, data, lambda: model)
-        updates = plan_updates(amount, unit, shares, per_update)
-        scratch = int(amount / per_update[LANGUAGE_SPECIFIC])
-    return updates | ({SCRATCH: scratch} if context.config.baseline.scratch else {})
-
-
-def _row(name: str, seconds: float, updates: int = 0, tokens: int = 0, what: str = "") -> dict[str, Any]:
-    return {
-        "name": name,
-        "seconds": human_seconds(seconds),
-        "plain_seconds": seconds,
-        "updates": f"{updates:,}" if updates else "",
-        "tokens": human_count(tokens) if tokens else "",
-        "what": what,
-    }
-
-
-def _memory(context: Context, parameters: int, mean_length: int) -> int:
-    """Bytes at the peak of an update: of a batch of mean sentences or of the longest, whichever needs more.
-
-    (What a layer keeps for each sequence weighs most where they are short; attention weights where they are long.)
+    Attributes:
+        context: of the run, whose steps are not done. data: that training updates were measured on.
+        resident: bytes that the program itself takes.
     """
-    backbone, training = context.pretrained.backbone, context.config.training
-    layers = family_of(backbone.config).layers(backbone)
-    return max(
-        memory_bytes(
-            layer_shape(layers[0], backbone.config),
-            parameters=parameters,
-            trained_parameters=parameters,
-            tokens=training.batch_tokens,
-            length=length,
-            layers=len(layers) + 1,
-            vocabulary=context.config.vocabulary.size,
-            labelled=training.batch_tokens // 2,
+
+    context: Context
+    texts: Texts
+    machine: Machine
+    data: StageData
+    resident: int
+
+    def result(self) -> dict[str, Any]:
+        """See `estimate`."""
+        rows = [*self._preparation(), *self._training(), *self._end()]
+        total = {
+            name: sum(row[name] for row in rows) for name in ("seconds", "updates", "tokens", "flops", "disk_bytes")
+        }
+        total["memory_bytes"] = max(row["memory_bytes"] for row in rows)
+        return {"steps": rows, "total": total, "summary": self._summary(rows, total)}
+
+    @cached_property
+    def stages(self) -> tuple[Stage, ...]:
+        """Those that train; the baseline's is not among them."""
+        return planned_stages(self.context.config)
+
+    @cached_property
+    def expected(self) -> Expected:
+        """Seconds of the steps that do not train."""
+        sizes = (self.texts.source, self.texts.target, self.texts.pairs)
+        return Expected(
+            self.context.config,
+            self.machine,
+            shares=(sizes[0].share, sizes[1].share, sizes[2].share),
+            read=sum(sum(size.characters) for size in sizes),
+            unpacking=sum(size.unpacking for size in sizes),
         )
-        for length in (min(mean_length + 2, training.max_length), training.max_length)
-    )
+
+    @cached_property
+    def space(self) -> Space:
+        """Memory and disk."""
+        return Space(self.context, self.expected, self.model, self.data)
+
+    @cached_property
+    def model(self) -> TrelmForMaskedLM:
+        """The shape of the model; it has no weights."""
+        return self._shape(self.expected.vocabulary)
+
+    @cached_property
+    def flops(self) -> dict[str, float]:
+        """FLOPs of an update of each stage."""
+        return self._flops(self.model)
+
+    @cached_property
+    def per_update(self) -> dict[str, float]:
+        """Seconds of an update of each stage: of more entries than the rehearsal had, in proportion to its FLOPs."""
+        rehearsed = self._flops(self._shape(self.machine.vocabulary))
+        return {name: seconds * self.flops[name] / rehearsed[name] for name, seconds in self.machine.per_update.items()}
+
+    @cached_property
+    def preparation(self) -> dict[str, float]:
+        """Seconds of each step before the stages."""
+        shares = {stage.name: stage_settings(self.context, stage).share for stage in self.stages}
+        return self.expected.preparation() | {PLAN: self.expected.measuring(self.per_update, shares)}
+
+    @cached_property
+    def updates(self) -> dict[str, int]:
+        """Updates of each stage, as the run would plan them."""
+        config = self.context.config
+        budget, baseline = config.budget, config.baseline.scratch
+        shares = {stage.name: stage_settings(self.context, stage).share for stage in self.stages}
+        if budget.minutes is None:
+            unit, amount, costs = budget_in_updates(self.context, self.stages, self.data, lambda: self.model)
+            for_scratch = amount
+        else:
+            unit, costs = "seconds", self.per_update
+            prepared = sum(self.preparation.values())
+            extra = sum(self.preparation[name] for name in only_for_transfer(config) if name in self.preparation)
+            amount = seconds_for_each(60 * budget.minutes, prepared, extra, baseline)
+            if amount <= 0:
+                least = least_minutes(prepared + baseline * extra, baseline)
+                raise BudgetError(
+                    f"budget.minutes: expected about {least:.0f} or more, found {budget.minutes:g}; raise it"
+                )
+            for_scratch = amount + extra
+        updates = plan_updates(amount, unit, shares, costs)
+        if baseline:
+            updates |= plan_updates(for_scratch, unit, {SCRATCH: 1.0}, {SCRATCH: costs[LANGUAGE_SPECIFIC]})
+        return updates
+
+    def _preparation(self) -> list[Row]:
+        memory = self.space.preparation()
+        return [
+            self._row(name, seconds, memory=memory.get(name, 0.0), basis=DERIVED if name == PLAN else MEASURED)
+            for name, seconds in self.preparation.items()
+        ]
+
+    def _training(self) -> list[Row]:
+        rows = []
+        for name, updates in self.updates.items():
+            of = LANGUAGE_SPECIFIC if name == SCRATCH else name
+            stage = next((one for one in self.stages if one.name == name), SCRATCH_STAGE)
+            rows.append(
+                self._row(
+                    name,
+                    updates * self.per_update[of] + self.machine.moving,
+                    updates=updates,
+                    tokens=round(updates * self._tokens(stage)),
+                    flops=updates * self.flops[of],
+                    memory=self.space.training(stage),
+                    basis=DERIVED if name in ALIKE else MEASURED,
+                )
+            )
+            if name == TRANSFER_LOWER:
+                rows.append(self._row(COMBINATION, self.machine.combination, memory=self.space.of_models(3)))
+        return rows
+
+    def _end(self) -> list[Row]:
+        scoring = self.space.scoring()
+        return [
+            self._row(EVALUATION, self.expected.evaluation(), memory=scoring),
+            self._row(EXPORT, self.machine.scoring.export, memory=self.space.of_models(4)),
+        ]
+
+    def _row(
+        self,
+        name: str,
+        seconds: float,
+        *,
+        updates: int = 0,
+        tokens: int = 0,
+        flops: float = 0.0,
+        memory: float = 0.0,
+        basis: str = MEASURED,
+    ) -> Row:
+        return {
+            "name": name,
+            "seconds": seconds,
+            "updates": updates,
+            "tokens": tokens,
+            "flops": flops,
+            "memory_bytes": round(self.resident + memory),
+            "disk_bytes": round(self.space.disk.get(name, 0.0)),
+            "basis": basis,
+        }
+
+    def _tokens(self, stage: Stage) -> float:
+        """Real tokens of an update."""
+        training, seed = self.context.config.training, self.context.config.seed
+        return self.data.batches(stage, updates=0, batch_tokens=training.batch_tokens, seed=seed).mean_tokens()
+
+    def _shape(self, entries: int) -> TrelmForMaskedLM:
+        known = self.data.vocabulary
+        ids = {"pad": known.padding, "cls": known.start, "sep": known.end, "mask": known.mask}
+        ids |= {"bos": known.start, "eos": known.end}
+        settings = model_config(self.context, entries, ids)
+        with torch.device("meta"):
+            return TrelmForMaskedLM(settings)
+
+    def _flops(self, model: TrelmForMaskedLM) -> dict[str, float]:
+        batch_tokens, seed = self.context.config.training.batch_tokens, self.context.config.seed
+        return {
+            stage.name: flops_per_update(model, stage, self.data, batch_tokens=batch_tokens, seed=seed)
+            for stage in self.stages
+        }
+
+    def _summary(self, rows: list[Row], total: Row) -> list[str]:
+        kinds = {"source text": self.texts.source, "target text": self.texts.target, "pairs": self.texts.pairs}
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        samples = ", ".join(f"{len(size.sample):,} lines of {name}" for name, size in kinds.items())
+        on_the_way = human_bytes(self.space.checkpoints())
+        lines = [
+            "; ".join(f"{name}: {_described(size)}" for name, size in kinds.items()),
+            f"measured on {samples}; on {MEASURED_UPDATES} updates of each kind of stage",
+            f"model: {human_count(self.space.parameters)} parameters; "
+            f"{self.context.device}, {cores} cores, {self.context.precision}",
+            f"time: about {human_seconds(total['seconds'])}; memory: about {human_bytes(total['memory_bytes'])}; disk: "
+            f"about {human_bytes(total['disk_bytes'])}, and {on_the_way} of checkpoints while a stage trains",
+        ]
+        if any(size.at_least for size in kinds.values()):
+            lines.append("an input is too large to be read whole, and its size is not known: it takes longer than this")
+        return lines
 
 
-def _summary(context: Context, model: TrelmForMaskedLM, rows: list[dict[str, Any]], *sizes: TextSize) -> list[str]:
-    parameters, target = model.num_parameters(), sizes[1]
-    memory = _memory(context, parameters, target.mean_tokens)
-    disk = 4 * parameters * (MODELS_ON_DISK + 3) + 8 * sum(size.characters for size in sizes)
-    names = ("source text", "target text", "pairs")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return [
-        "; ".join(
-            f"{name}: {size.lines:,} lines, {human_count(size.characters)} characters"
-            for name, size in zip(names, sizes)
-        ),
-        f"model: {human_count(parameters)} parameters; {context.device}, {cores} cores, {context.precision}",
-        f"time: about {human_seconds(sum(row['plain_seconds'] for row in rows))}; "
-        f"memory: about {human_bytes(memory)} for training; disk: about {human_bytes(disk)}",
-    ]
+def _described(size: TextSize) -> str:
+    about = "about " if size.extrapolated else "at least " if size.at_least else ""
+    return f"{about}{size.lines:,} lines, {human_count(sum(size.characters))} characters"

@@ -79,7 +79,7 @@ def fit_head(context: Context, folder: Path, tell: StepProgress) -> Figures:
         tell.note("head.updates is 0: the source has no masked-LM head, and none is fitted")
         return {"fitted": False, "source_has_head": False}
     use_all_cores()
-    fitting = _fitting(context)
+    fitting = fitting_of(context)
     name = fitting.digest(source)
     with cache_entry(name, tell.note) as place:
         head = None if place is None else read_entry(place, tell.note)
@@ -180,7 +180,8 @@ def source_digest(source: SourceEncoder) -> str:
     return result.hexdigest()
 
 
-def _fitting(context: Context) -> Fitting:
+def fitting_of(context: Context) -> Fitting:
+    """What a run's head is fitted to, and how."""
     settings = context.config.head
     positions = usable_positions(context.pretrained.config)
     return Fitting(

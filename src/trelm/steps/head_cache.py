@@ -54,6 +54,11 @@ def cache_entry(digest: str, note: Note) -> Iterator[Path | None]:
         yield place
 
 
+def is_kept(digest: str) -> bool:
+    """Whether an earlier run has left this head."""
+    return (cache_folder() / "heads" / digest / MANIFEST).exists()
+
+
 def read_entry(place: Path, note: Note) -> FittedHead | None:
     """The head that was kept in `place`; None where there is none, with a note where it is damaged."""
     if not (place / MANIFEST).exists():

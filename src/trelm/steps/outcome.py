@@ -38,7 +38,8 @@ from trelm.steps.context import (
 from trelm.steps.initialisation import token_counts
 from trelm.steps.training import STAGE_FOLDERS, final_stage, load_model
 from trelm.tasks.reading import read_sentences
-from trelm.training.batches import IGNORED, CrossLingualExamples, pack
+from trelm.training.batches import IGNORED, CrossLingualExamples
+from trelm.training.order import pack
 from trelm.vocabulary import single_piece
 
 EVALUATION_BATCH_TOKENS = 8192
@@ -181,7 +182,7 @@ def _cdlm_losses(context: Context) -> Figures:
 
 def cdlm_loss(model: TrelmForMaskedLM, examples: CrossLingualExamples, pairs: int) -> float:
     """Mean cross-entropy (nats) over every output token of the first `pairs` examples, special tokens included."""
-    lengths = examples.lengths()[:pairs]
+    lengths = examples.lengths_at(np.arange(pairs))
     order = np.argsort(lengths, kind="stable")
     random = np.random.default_rng(0)  # CdLM inputs are not corrupted: nothing is drawn
     total, tokens = 0.0, 0

@@ -28,10 +28,10 @@ def preflight(context: Context, *, stages: bool = True) -> None:
         BudgetError: a budget in updates is too small for the stages.
         DataError: an evaluation set cannot be read.
     """
-    check_tokenizer(context.source.tokenizer)
+    check_tokenizer(context.pretrained.tokenizer)
     training = context.config.training
-    set_dropout(copy.deepcopy(context.source.config), training.hidden_dropout, training.attention_dropout)
-    positions, wanted = usable_positions(context.source.config), context.config.training.max_length
+    set_dropout(copy.deepcopy(context.pretrained.config), training.hidden_dropout, training.attention_dropout)
+    positions, wanted = usable_positions(context.pretrained.config), context.config.training.max_length
     if positions is not None and wanted > positions:
         raise ConfigError(
             f"training.max_length: expected at most {positions}, the positions of {context.config.source.model}, "

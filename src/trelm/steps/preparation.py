@@ -33,18 +33,19 @@ from trelm.steps.context import (
     Context,
     Figures,
     parallel_sources,
+    use_all_cores,
 )
 from trelm.steps.initialisation import initialise, linked_pairs, source_order, target_entries
 from trelm.tasks.reading import read_examples, read_sentences
 from trelm.vocabulary import (
     default_alphabet_limit,
-    encode_lines,
     is_continuation,
     save_tokenizer,
     shared_entries,
     single_piece,
     statistics,
     train_vocabulary,
+    write_lines,
 )
 from trelm.word_links.links import link
 from trelm.workspace import atomic_path, writing
@@ -129,10 +130,8 @@ def tokenize(context: Context, folder: Path, tell: StepProgress) -> Figures:
         path = context.folder(CORPUS) / f"{pairs}.tsv"
         streams += [(f"{pairs}-{side}", _column(path, number)) for number, side in enumerate(("source", "target"))]
     for number, (name, lines) in enumerate(streams):
-        ids, _ = encode_lines(context.tokenizer, lines, max_pieces=None)
-        ids.save(folder, name)
-        longer = int((ids.lengths() > context.config.training.max_length - 2).sum())
-        figures[name] = {"lines": len(ids), "tokens": len(ids.values), "longer_than_max_length": longer}
+        done = write_lines(context.tokenizer, lines, folder, name, longest=context.config.training.max_length - 2)
+        figures[name] = {"lines": done.lines, "tokens": done.tokens, "longer_than_max_length": done.longer}
         tell.update(number + 1, len(streams), "files")
     return figures
 
@@ -153,6 +152,7 @@ def link_words(context: Context, folder: Path, tell: StepProgress) -> Figures:
         max_pairs=min(pairs, settings.max_pairs or pairs),
         source_continuation=continuation,
         target_continuation=continuation,
+        threads=use_all_cores(),
         on_progress=lambda done, total: tell.update(done, total, "passes"),
     )
     for name, ragged in (("source-of-target", links.source_of_target), ("target-of-source", links.target_of_source)):

@@ -108,6 +108,7 @@ def train_stage(context: Context, stage: Stage, folder: Path, tell: StepProgress
         loop_settings(context, stage, seed),
         folder,
         telling(tell),
+        on_note=tell.note,
     )
     save_model(model, folder)
     return {
@@ -115,6 +116,7 @@ def train_stage(context: Context, stage: Stage, folder: Path, tell: StepProgress
         "tokens": trained.tokens,
         "updates": trained.updates,
         "flops": stage_flops(model, stage, batches),
+        "micro_batches": trained.micro_batches,
         "curve": trained.curve,
     }
 
@@ -216,6 +218,8 @@ def shared_settings(
         checkpoint_minutes=training.checkpoint_minutes,
         log_updates=training.log_updates,
         seed=seed,
+        micro_batches=training.micro_batches,
+        sharding=training.sharding,
     )
 
 

@@ -14,7 +14,7 @@ from trelm.tasks.encoder import Encoder
 from trelm.tasks.reading import Parts
 from trelm.tasks.subwords import Part, numbers, padding_id, special_frame
 from trelm.tasks.tuning import Tell, on_device
-from trelm.training.batches import pack
+from trelm.training.order import pack
 
 BATCH_TOKENS, CHUNK = 8192, 1024
 

@@ -13,7 +13,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from trelm.errors import ConfigError
-from trelm.training.batches import IGNORED, Indices
+from trelm.training.batches import IGNORED
+from trelm.training.order import Indices
 
 Arrays = Mapping[str, NDArray[np.int64]]
 
@@ -97,6 +98,13 @@ class Part:
     def lengths(self) -> Indices:
         """Tokens of each example."""
         return np.array([len(ids) for ids in self.ids], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def lengths_at(self, indices: Indices) -> Indices:
+        """Tokens of each of these examples."""
+        return np.array([len(self.ids[int(i)]) for i in indices], dtype=np.int64)
 
     def tokens(self, indices: Indices) -> int:
         """Tokens of these examples."""

@@ -16,7 +16,8 @@ from torch import Tensor
 from trelm.tasks.encoder import Encoder
 from trelm.tasks.problem import Problem, TaskModel
 from trelm.tasks.subwords import Part
-from trelm.training.batches import PlannedBatches, pack
+from trelm.training.batches import PlannedBatches
+from trelm.training.order import pack
 from trelm.training.trainer import LoopSettings, train
 from trelm.workspace import atomic_path, read_json, write_json
 

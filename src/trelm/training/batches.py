@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from trelm.corpus.ragged import Ragged
-from trelm.errors import DataError
+from trelm.training.order import Examples, Indices, Stream
 
 IGNORED = -100
 NO_LINK = -1
-Indices = NDArray[np.int64]
+SHOWN = 5  # examples of a batch that a message names
 
 
 @dataclass(frozen=True)
@@ -30,19 +30,6 @@ class Vocabulary:
     padding: int
     mask: int
     special: tuple[int, ...]
-
-
-class Examples(Protocol):
-    """A kind of example that can be packed into batches."""
-
-    def lengths(self) -> Indices:
-        """Padded cost of each example in tokens."""
-
-    def collate(self, indices: Indices, random: np.random.Generator) -> dict[str, Tensor]:
-        """The model's inputs for these examples."""
-
-    def tokens(self, indices: Indices) -> int:
-        """Real tokens of these examples, padding not counted."""
 
 
 @dataclass(frozen=True)
@@ -60,14 +47,17 @@ class MaskedExamples:
     max_length: int
     mask_rate: float
 
-    def lengths(self) -> Indices:
-        return np.minimum(self.texts.lengths(), self.max_length - 2) + 2
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def lengths_at(self, indices: Indices) -> Indices:
+        return np.minimum(self.texts.lengths_at(indices), self.max_length - 2) + 2
 
     def tokens(self, indices: Indices) -> int:
         return int(np.minimum(self.texts.lengths_at(indices), self.max_length - 2).sum() + 2 * len(indices))
 
     def collate(self, indices: Indices, random: np.random.Generator) -> dict[str, Tensor]:
-        ids, mask = pad_with_specials([self.texts[int(i)] for i in indices], self.vocabulary, self.max_length)
+        ids, mask = pad_with_specials(self.texts.sequences(indices), self.vocabulary, self.max_length)
         labels = mask_tokens(ids, mask, self.vocabulary, self.mask_rate, random)
         return _tensors(
             input_ids=ids, attention_mask=mask, labels=labels, language=np.full(len(ids), self.language, dtype=np.int64)
@@ -91,8 +81,11 @@ class CrossLingualExamples:
     vocabulary: Vocabulary
     max_length: int
 
-    def lengths(self) -> Indices:
-        longer = np.maximum(self.inputs.lengths(), self.outputs.lengths())
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def lengths_at(self, indices: Indices) -> Indices:
+        longer = np.maximum(self.inputs.lengths_at(indices), self.outputs.lengths_at(indices))
         return np.minimum(longer, self.max_length - 2) + 2
 
     def tokens(self, indices: Indices) -> int:
@@ -102,18 +95,17 @@ class CrossLingualExamples:
         return int(both // 2 + 2 * len(indices))
 
     def collate(self, indices: Indices, random: np.random.Generator) -> dict[str, Tensor]:
-        chosen = [int(i) for i in indices]
-        ids, mask = pad_with_specials([self.inputs[i] for i in chosen], self.vocabulary, self.max_length)
-        output_ids, output_mask = pad_with_specials([self.outputs[i] for i in chosen], self.vocabulary, self.max_length)
-        ordering = orderings([self.links[i] for i in chosen], mask.sum(1), output_mask)
+        ids, mask = pad_with_specials(self.inputs.sequences(indices), self.vocabulary, self.max_length)
+        output_ids, output_mask = pad_with_specials(self.outputs.sequences(indices), self.vocabulary, self.max_length)
+        ordering = orderings(self.links.sequences(indices), mask.sum(1), output_mask)
         return _tensors(
             input_ids=ids,
             attention_mask=mask,
             ordering=ordering,
             output_mask=output_mask,
             labels=np.where(output_mask == 1, output_ids, IGNORED),
-            language=np.full(len(chosen), self.languages[0], dtype=np.int64),
-            output_language=np.full(len(chosen), self.languages[1], dtype=np.int64),
+            language=np.full(len(ids), self.languages[0], dtype=np.int64),
+            output_language=np.full(len(ids), self.languages[1], dtype=np.int64),
         )
 
 
@@ -122,14 +114,13 @@ def pad_with_specials(
 ) -> tuple[Indices, Indices]:
     """Cut to `max_length`, put special tokens around, pad: ids (B, L) and the 0/1 mask (B, L)."""
     cut = [sequence[: max_length - 2] for sequence in sequences]
-    width = max(len(sequence) for sequence in cut) + 2
-    ids = np.full((len(cut), width), vocabulary.padding, dtype=np.int64)
-    mask = np.zeros((len(cut), width), dtype=np.int64)
-    for row, sequence in enumerate(cut):
-        ids[row, 0] = vocabulary.start
-        ids[row, 1 : len(sequence) + 1] = sequence
-        ids[row, len(sequence) + 1] = vocabulary.end
-        mask[row, : len(sequence) + 2] = 1
+    lengths = np.fromiter(map(len, cut), dtype=np.int64, count=len(cut))
+    places = np.arange(int(lengths.max()) + 2)
+    mask = (places < lengths[:, None] + 2).astype(np.int64)
+    ids = np.full(mask.shape, vocabulary.padding, dtype=np.int64)
+    ids[:, 0] = vocabulary.start
+    ids[(places > 0) & (places <= lengths[:, None])] = np.concatenate(cut)
+    ids[np.arange(len(cut)), lengths + 1] = vocabulary.end
     return ids, mask
 
 
@@ -163,78 +154,32 @@ def orderings(links: Sequence[NDArray[np.int32]], input_lengths: Indices, output
     Links to what was cut off count as none.
     """
     ordering = np.full(output_mask.shape, NO_LINK, dtype=np.int64)
-    for row, (link, input_length) in enumerate(zip(links, input_lengths)):
-        output_length = int(output_mask[row].sum())
-        inside = link[: output_length - 2].astype(np.int64)
-        reachable = (inside != NO_LINK) & (inside < input_length - 2)
-        ordering[row, 1 : output_length - 1] = np.where(reachable, inside + 1, NO_LINK)
-        ordering[row, 0] = 0
-        ordering[row, output_length - 1] = input_length - 1
+    ends = output_mask.sum(1) - 1
+    places = np.arange(output_mask.shape[1])
+    inside = (places > 0) & (places < ends[:, None])
+    linked = np.concatenate([link[:end] for link, end in zip(links, ends - 1)]).astype(np.int64)
+    reach = np.repeat(input_lengths - 2, ends - 1)
+    ordering[inside] = np.where((linked != NO_LINK) & (linked < reach), linked + 1, NO_LINK)
+    ordering[:, 0] = 0
+    ordering[np.arange(len(ends)), ends] = input_lengths - 1
     return ordering
+
+
+def label_count(part: dict[str, Tensor]) -> int | None:
+    """Labels of a part, at least 1; None where it has none of the kind that the models of text have."""
+    labels = part.get("labels")
+    return None if labels is None or labels.ndim != 2 else max(1, int((labels != IGNORED).sum()))
 
 
 def _tensors(**arrays: NDArray[Any]) -> dict[str, Tensor]:
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
-@dataclass
-class Stream:
-    """An endless, shuffled sequence of batches of one kind of example, each within a token budget.
-
-    Attributes:
-        batch_tokens: examples times longest example of a batch, at most.
-        seed: fixes the order; an epoch is one pass over all examples.
-    """
-
-    examples: Examples
-    batch_tokens: int
-    seed: int
-    _epochs: list[list[Indices]] = field(default_factory=list, repr=False)
-
-    def indices(self, batch: int) -> Indices:
-        """The examples of batch number `batch`.
-
-        Raises:
-            DataError: there are no examples.
-        """
-        epoch = 0
-        while True:
-            if epoch == len(self._epochs):
-                self._epochs.append(self._shuffle(epoch))
-            if batch < len(self._epochs[epoch]):
-                return self._epochs[epoch][batch]
-            batch -= len(self._epochs[epoch])
-            epoch += 1
-
-    def _shuffle(self, epoch: int) -> list[Indices]:
-        """One pass: examples of like length together, batches in random order."""
-        random = np.random.default_rng((self.seed, epoch))
-        lengths = self.examples.lengths()
-        if len(lengths) == 0:
-            raise DataError(
-                "training: expected text or pairs to make batches of, found none; "
-                "give more data, or give the stages that need it a share of 0"
-            )
-        order = np.lexsort((random.random(len(lengths)), lengths))
-        batches = pack(order, lengths, self.batch_tokens)
-        return [batches[i] for i in random.permutation(len(batches))]
-
-
-def pack(order: Indices, lengths: Indices, batch_tokens: int) -> list[Indices]:
-    """Cut `order`, sorted by rising length, into batches of at most `batch_tokens` padded tokens, or of one example."""
-    batches, start = [], 0
-    for end in range(1, len(order) + 1):
-        full = end == len(order) or (end - start + 1) * lengths[order[end]] > batch_tokens
-        if full:
-            batches.append(order[start:end])
-            start = end
-    return batches
-
-
 class PlannedBatches(Dataset[dict[str, Any]]):
     """The batches of one stage: item `i` is what update `i` trains on, whatever was asked for before.
 
-    Each item has one part a stream, with its weight in the loss, and the number of its real tokens.
+    Each item has one part a stream, with its weight in the loss and the number of its labels, and the number of the
+    item's real tokens.
     """
 
     def __init__(
@@ -259,7 +204,24 @@ class PlannedBatches(Dataset[dict[str, Any]]):
             random = np.random.default_rng((self.seed, number, index))
             parts.append(stream.examples.collate(indices, random))
             tokens += stream.examples.tokens(indices)
-        return {"parts": parts, "weights": self.weights, "tokens": tokens}
+        labelled = [label_count(part) for part in parts]
+        return {"parts": parts, "weights": self.weights, "labelled": labelled, "tokens": tokens}
+
+    def workers(self, wanted: int) -> int:
+        """How many processes may make batches ahead."""
+        return wanted
+
+    def restore(self, positions: list[Any], process: int, folder: Path) -> None:
+        """Go on where a checkpoint was written, by the positions of each process."""
+
+    def describe(self, index: int) -> str:
+        """Which examples update `index` trains on, for a message: the first few of each stream, counted from 1."""
+        shown = []
+        for stream in self.streams:
+            numbers = stream.indices(index) + 1
+            more = ", ..." if len(numbers) > SHOWN else ""
+            shown.append(f"lines {', '.join(map(str, sorted(numbers.tolist())[:SHOWN]))}{more}")
+        return f"batch {index + 1}: {'; '.join(shown)} of its texts"
 
     def mean_tokens(self, sample: int = 64) -> float:
         """Real tokens of an update, averaged over the first `sample` of them."""

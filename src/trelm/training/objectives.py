@@ -1,18 +1,79 @@
-"""The loss of a batch: the mean of its parts' mean cross-entropies, weighted by their shares of the examples."""
+"""The loss of a batch, whole, or in pieces: micro-batches of one process, shares of several processes.
+
+The loss is the sum of the cross-entropies of each part divided by the number of its labels, weighted by its share of
+the examples. The number of labels is that of the whole batch, so that the pieces' losses and gradients add up to those
+of the whole, however it is cut.
+"""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from trelm.training.batches import IGNORED
 
-def batch_loss(model: nn.Module, batch: dict[str, Any]) -> Tensor:
+Batch = dict[str, Any]
+"""`parts`: a list of model inputs; `weights`: one a part, summing to 1; `labelled`, where the batch may be cut: labels of
+each part in the whole batch, or None where a part has none that can be counted."""
+
+
+class Objective(nn.Module):
+    """A model with its loss: what is called once a piece of a batch, and so what several processes wrap."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Scalar loss of a batch or of a piece of it."""
+        return batch_loss(self.model, batch)
+
+
+def batch_loss(model: nn.Module, batch: Batch) -> Tensor:
     """Scalar loss; each part is one forward pass of its own shape.
 
     Args:
-        batch: `parts`, a list of model inputs with labels; `weights`, one a part, summing to 1.
+        model: gives `.loss`, the mean over its labels; with `num_items_in_batch`, which not every model takes, their
+            sum divided by it.
     """
-    losses = [model(**part).loss * weight for part, weight in zip(batch["parts"], batch["weights"])]
+    parts, counts = batch["parts"], batch.get("labelled")
+    counted = is_divisible(model) and counts is not None
+    given = [{"num_items_in_batch": count} if counted and count is not None else {} for count in counts or parts]
+    losses = [model(**part, **more).loss * weight for part, weight, more in zip(parts, batch["weights"], given)]
     return torch.stack(losses).sum()
+
+
+def is_divisible(model: nn.Module) -> bool:
+    """Whether the loss of a batch can be added up from pieces of it."""
+    return "num_items_in_batch" in inspect.signature(model.forward).parameters
+
+
+def rows(batch: Batch) -> int:
+    """Sentences of the longest part of a batch: as many pieces can be made of it."""
+    return max(len(next(iter(part.values()))) for part in batch["parts"])
+
+
+def share(batch: Batch, number: int, of: int) -> Batch:
+    """Every `of`-th sentence of each part, from the `number`-th on: disjoint shares that make up the batch.
+
+    A part with fewer sentences than shares gives the others its first one with its labels ignored: processes that
+    compute together must all touch the same parameters.
+    """
+    return batch if of == 1 else {**batch, "parts": [_share_of_part(part, number, of) for part in batch["parts"]]}
+
+
+def micro_batches(batch: Batch, pieces: int) -> Iterator[Batch]:
+    """`share` for each of so many pieces, one after the other."""
+    return (share(batch, number, pieces) for number in range(pieces))
+
+
+def _share_of_part(part: dict[str, Tensor], number: int, of: int) -> dict[str, Tensor]:
+    taken = {name: tensor[number::of] for name, tensor in part.items()}
+    if len(taken["labels"]):
+        return taken
+    first = {name: tensor[:1] for name, tensor in part.items()}
+    return {**first, "labels": torch.full_like(first["labels"], IGNORED)}

@@ -1,7 +1,7 @@
 """The joint subword vocabulary, of the source tokenizer's own kind (METHOD section 1)."""
 
 from trelm.vocabulary.comparison import shared_entries, special_rows, statistics, text_statistics
-from trelm.vocabulary.encoding import encode_lines
+from trelm.vocabulary.encoding import encode_lines, write_lines
 from trelm.vocabulary.special import ROLES
 from trelm.vocabulary.training import (
     ALPHABET_LIMIT,
@@ -28,4 +28,5 @@ __all__ = [
     "statistics",
     "text_statistics",
     "train_vocabulary",
+    "write_lines",
 ]

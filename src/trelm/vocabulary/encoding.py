@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
-from trelm.corpus.ragged import Ragged
+from trelm.corpus.ragged import Ragged, written
 from trelm.vocabulary.description import backend_spec, batches, special_ids
 
 NO_CHARACTER = "\U0010ffff"  # by Unicode's definition
@@ -24,26 +26,68 @@ def encode_lines(
     """Ids without special tokens, one sequence a line (empty where the line is), and how many lines were cut.
 
     The tokenizer's own truncation and padding are not applied, a special token's spelling in the text is ordinary text,
-    and the tokenizer is not changed. The result does not depend on `TOKENIZERS_PARALLELISM` or on `batch`.
+    and the tokenizer is not changed. The result does not depend on `TOKENIZERS_PARALLELISM` or on `batch`. It is in
+    memory; `write_lines` has it in files.
 
     Args:
         lines: any number of them, read in batches.
         max_pieces: longer sequences lose what is beyond; None keeps all.
     """
-    backend = plain_backend(tokenizer)
     values: list[NDArray[np.int32]] = [np.zeros(0, dtype=np.int32)]
-    lengths: list[int] = []
+    lengths: list[NDArray[np.int64]] = [np.zeros(1, dtype=np.int64)]
     truncated = 0
-    for part in batches(lines, batch):
-        ids = [encoding.ids for encoding in backend.encode_batch_fast(part, add_special_tokens=False)]
+    for ids in _encoded(tokenizer, lines, batch):
         if max_pieces is not None:
             truncated += sum(len(sequence) > max_pieces for sequence in ids)
             ids = [sequence[:max_pieces] for sequence in ids]
-        lengths.extend(map(len, ids))
-        values.append(np.fromiter(chain.from_iterable(ids), dtype=np.int32))
-    offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
-    np.cumsum(lengths, out=offsets[1:])
-    return Ragged(np.concatenate(values), offsets), truncated
+        flat, counts = _flat(ids)
+        values.append(flat)
+        lengths.append(counts)
+    return Ragged(np.concatenate(values), np.cumsum(np.concatenate(lengths))), truncated
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What was written: sequences, their tokens, and how many of them are longer than was asked."""
+
+    lines: int
+    tokens: int
+    longer: int
+
+
+def write_lines(
+    tokenizer: PreTrainedTokenizerBase,
+    lines: Iterable[str],
+    folder: Path,
+    name: str,
+    *,
+    longest: int,
+    batch: int = 2_000,
+) -> Encoded:
+    """What `encode_lines` gives with nothing cut, written for `Ragged.load(folder, name)`; memory holds one batch.
+
+    Args:
+        longest: tokens; longer sequences are counted.
+    """
+    longer = 0
+    with written(folder, name) as writer:
+        for ids in _encoded(tokenizer, lines, batch):
+            values, lengths = _flat(ids)
+            writer.append(values, lengths)
+            longer += int((lengths > longest).sum())
+    return Encoded(writer.sequences, writer.tokens, longer)
+
+
+def _encoded(tokenizer: PreTrainedTokenizerBase, lines: Iterable[str], batch: int) -> Iterator[list[list[int]]]:
+    """The ids of each line, a batch of lines at a time; the tokenizer's own threads share a batch."""
+    backend = plain_backend(tokenizer)
+    for part in batches(lines, batch):
+        yield [encoding.ids for encoding in backend.encode_batch_fast(part, add_special_tokens=False)]
+
+
+def _flat(ids: Sequence[Sequence[int]]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """All ids end to end, and the length of each sequence."""
+    return np.fromiter(chain.from_iterable(ids), dtype=np.int32), np.fromiter(map(len, ids), dtype=np.int64)
 
 
 def plain_backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:

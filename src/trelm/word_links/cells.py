@@ -5,9 +5,11 @@ Cells come in blocks, which are matrices, and chunks of blocks, which bound the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +24,9 @@ FloatArray = NDArray[np.float64]
 
 Block = tuple[int, int, int]  # first row, row after the last, their input length n
 Chunk = list[Block]
+
+Given = TypeVar("Given")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -98,30 +103,69 @@ class Rows:
 
 
 @dataclass(frozen=True)
+class Part:
+    """The cells of one chunk, numbered among themselves: its type pairs are few, so that its tables stay in the cache.
+
+    Attributes:
+        chunk: its blocks.
+        types: int32 [p], ascending, the place of each of its type pairs in `Cells.keys`.
+        index: int32 [cells of the chunk], in the order of the rows, places in `types`.
+    """
+
+    chunk: Chunk
+    types: NDArray[np.int32]
+    index: NDArray[np.int32]
+
+    def cells_of(self, table: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What a table [P] over `Cells.keys` has for every cell, float32 [cells of the chunk]."""
+        return np.asarray(table[self.types][self.index])
+
+
+@dataclass(frozen=True)
 class Cells:
     """The rows of a text with the type pair of every cell numbered."""
 
     rows: Rows
     output_size: int
     keys: IntArray  # [P] distinct type pairs, ascending
-    index: NDArray[np.int32]  # [cells] place in `keys`, in the order of the rows
+    parts: list[Part]  # one for each chunk of the rows
 
     @staticmethod
-    def of(given: Ragged, output: Ragged) -> Cells:
-        """Number the cells of a text that has some, chunk by chunk."""
+    def of(given: Ragged, output: Ragged, threads: int = 1) -> Cells:
+        """Number the cells of a text that has some, chunk by chunk, `threads` chunks at a time."""
         rows = Rows.of(given, output)
-        output_size = int(rows.outputs.max()) + 1
-        index = np.empty(int(rows.shapes.given_length[rows.shape_of_row].sum()), dtype=np.int32)
-        parts = []
-        for chunk, places in zip(rows.chunks(), chunk_parts(rows, index)):
-            part, places[:] = number_keys(rows.keys(chunk, output_size))
-            parts.append(part)
-        keys = np.concatenate(parts)
+        output_size, chunks = int(rows.outputs.max()) + 1, list(rows.chunks())
+        numbered = list(in_order(lambda chunk: number_keys(rows.keys(chunk, output_size)), chunks, threads))
+        keys = np.concatenate([own for own, _ in numbered])
         keys.sort()  # np.unique hashes, which is many times slower for keys by the million
         keys = keys[first_of_run(keys)]
-        for part, places in zip(parts, chunk_parts(rows, index)):
-            places[:] = np.searchsorted(keys, part).astype(np.int32)[places]
-        return Cells(rows, output_size, keys, index)
+
+        def part(numbers: tuple[Chunk, tuple[IntArray, NDArray[np.int32]]]) -> Part:
+            chunk, (own, index) = numbers
+            return Part(chunk, np.searchsorted(keys, own).astype(np.int32), index)
+
+        return Cells(rows, output_size, keys, list(in_order(part, zip(chunks, numbered, strict=True), threads)))
+
+
+def in_order(function: Callable[[Given], Result], items: Iterable[Given], threads: int) -> Iterator[Result]:
+    """`function` of each item, in the order of the items, `threads` of them computed at a time.
+
+    numpy lets other threads run while it gathers, sorts and counts. Where the results are put together in this order,
+    sums come out the same, to the last bit, for every number of threads. As soon as the caller stops, so does it all.
+    """
+    if threads <= 1:
+        yield from map(function, items)
+        return
+    pool, waiting = ThreadPoolExecutor(threads), deque[Future[Result]]()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > threads:  # no more results at once than are needed to keep all threads at work
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _cell_count(chunk: Chunk) -> int:
@@ -134,15 +178,6 @@ def block_views(chunk: Chunk, flat: NDArray[Any]) -> Iterator[tuple[Block, NDArr
     for start, stop, n in chunk:
         size = (stop - start) * n
         yield (start, stop, n), flat[at : at + size].reshape(stop - start, n)
-        at += size
-
-
-def chunk_parts(rows: Rows, index: NDArray[np.int32]) -> Iterator[NDArray[np.int32]]:
-    """What belongs to each chunk of a flat array over all cells."""
-    at = 0
-    for chunk in rows.chunks():
-        size = _cell_count(chunk)
-        yield index[at : at + size]
         at += size
 
 

@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 
 from trelm.corpus.ragged import Ragged
 from trelm.errors import data_error
-from trelm.word_links.cells import Cells, IntArray, chunk_parts
+from trelm.word_links.cells import Cells, IntArray
 from trelm.word_links.model import LinkModel, best_links, check_text, decode, train
 from trelm.word_links.words import project_to_pieces, word_groups
+
+MOST_THREADS = 4  # each needs some 200 MB of temporary arrays, and they share the memory's bandwidth
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ def link(
     max_pairs: int | None = None,
     source_continuation: NDArray[np.bool_] | None = None,
     target_continuation: NDArray[np.bool_] | None = None,
+    threads: int = 1,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> WordLinks:
     """Link parallel text in both directions, one link for each output position.
@@ -51,6 +54,7 @@ def link(
         source_continuation, target_continuation: bool [V], whether a piece goes on with the word before it. Where one
             is given, words are linked, and the links projected to pieces; a side without one has a word in each piece.
             With neither, pieces are linked directly, as in the paper.
+        threads: chunks of text that are worked on at a time, `MOST_THREADS` at most; the links are the same for all.
         on_progress: called with (steps done, steps in all).
 
     Raises:
@@ -58,6 +62,7 @@ def link(
     """
     started = time.perf_counter()
     check_text(source, target, iterations, max_pairs)
+    threads = min(threads, MOST_THREADS)
     total, done = 2 * iterations + 2, 0
 
     def progress() -> None:
@@ -73,7 +78,7 @@ def link(
     targets = target if target_groups is None else target_groups.words
     models, links = [], []
     for given, output in ((sources, targets), (targets, sources)):
-        model, best = _link_direction(given, output, iterations, max_pairs, progress)
+        model, best = _link_direction(given, output, iterations, max_pairs, threads, progress)
         models.append(model)
         links.append(best)
     if source_groups is not None and target_groups is not None:
@@ -85,18 +90,16 @@ def link(
 
 
 def _link_direction(
-    given: Ragged, output: Ragged, iterations: int, max_pairs: int | None, on_step: Callable[[], None]
+    given: Ragged, output: Ragged, iterations: int, max_pairs: int | None, threads: int, on_step: Callable[[], None]
 ) -> tuple[LinkModel, Ragged]:
     """Train on the first pairs and link all of them; where these are the same, the numbered cells serve twice."""
-    cells = Cells.of(_head(given, max_pairs), _head(output, max_pairs))
-    model = train(cells, iterations, on_step)
+    cells = Cells.of(_head(given, max_pairs), _head(output, max_pairs), threads)
+    model = train(cells, iterations, on_step, threads)
     if max_pairs is None or max_pairs >= len(given):
-        best = decode(
-            cells.rows, model, (model.probabilities[part] for part in chunk_parts(cells.rows, cells.index)), output
-        )
+        best = decode(cells, model, output, threads)
     else:
         del cells
-        best = best_links(model, given, output)
+        best = best_links(model, given, output, threads)
     on_step()
     return model, best
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,12 +21,13 @@ from trelm.word_links.cells import (
     Chunk,
     FloatArray,
     IntArray,
+    Part,
     Rows,
     Shapes,
     block_views,
-    chunk_parts,
     find_keys,
     first_of_run,
+    in_order,
     number_keys,
 )
 
@@ -37,6 +38,9 @@ TENSION_RANGE = (0.1, 14.0)
 TENSION_STEPS = 8
 TENSION_RATE = 20.0
 FLOOR = 1e-9  # least translation probability: of type pairs never seen together, and of those that training ruled out
+SLICE = 1 << 18  # entries of a translation table that are normalised at once
+
+_Piece = TypeVar("_Piece")
 
 
 @dataclass(frozen=True)
@@ -64,39 +68,46 @@ class LinkModel:
 
 
 def train_direction(
-    given: Ragged, output: Ragged, *, iterations: int = 5, on_step: Callable[[], None] | None = None
+    given: Ragged,
+    output: Ragged,
+    *,
+    iterations: int = 5,
+    threads: int = 1,
+    on_step: Callable[[], None] | None = None,
 ) -> LinkModel:
     """Train p(output | given) by variational Bayes (Dyer et al. 2013, sections 2 and 3).
 
     Pairs with an empty side say nothing and are left out. Memory: 4 bytes a cell (an output position and a position of
-    its input), 32 bytes a type pair seen together, and the temporary arrays of one chunk.
+    its input), 32 bytes a type pair seen together, 4 more for each chunk that it is in, and the temporary arrays of one
+    chunk for each thread. The number of threads changes nothing in the result.
 
     Raises:
         DataError: the sides differ in length, every pair has an empty side, or `iterations` is below 1.
     """
     check_text(given, output, iterations, None)
-    return train(Cells.of(given, output), iterations, on_step)
+    return train(Cells.of(given, output, threads), iterations, on_step, threads)
 
 
-def train(cells: Cells, iterations: int, on_step: Callable[[], None] | None) -> LinkModel:
+def train(cells: Cells, iterations: int, on_step: Callable[[], None] | None, threads: int = 1) -> LinkModel:
     """As `train_direction`, on text that is numbered already."""
     size, keys = cells.output_size, cells.keys
     probabilities = np.full(len(keys), 1 / size, dtype=np.float32)
     null_probabilities = np.full(size, 1 / size, dtype=np.float32)
+    row_starts = np.flatnonzero(first_of_run(keys // size))
     tension, log_likelihoods = FIRST_TENSION, []
     for iteration in range(iterations):
-        expected = _expect(cells, probabilities, null_probabilities, tension)
+        expected = _expect(cells, probabilities, null_probabilities, tension, threads)
         if iteration > 0:  # the first posteriors know no translations: they would fit the tension to itself
             tension = fit_tension(tension, expected.feature, expected.linked, cells.rows.shapes)
-        probabilities = normalise_counts(expected.counts, keys // size)
-        null_probabilities = normalise_counts(expected.null_counts, np.zeros(size, dtype=np.int64))
+        probabilities = normalise_counts(expected.counts, row_starts, threads)
+        null_probabilities = normalise_counts(expected.null_counts, np.zeros(1, dtype=np.int64))
         log_likelihoods.append(expected.log_likelihood / len(cells.rows.outputs))
         if on_step is not None:
             on_step()
     return LinkModel(keys, probabilities, null_probabilities, tension, tuple(log_likelihoods))
 
 
-def best_links(model: LinkModel, given: Ragged, output: Ragged) -> Ragged:
+def best_links(model: LinkModel, given: Ragged, output: Ragged, threads: int = 1) -> Ragged:
     """For every output position its most probable position in `given`, or -1 where nothing is at least as probable.
 
     Raises:
@@ -106,11 +117,20 @@ def best_links(model: LinkModel, given: Ragged, output: Ragged) -> Ragged:
     rows = Rows.of(given, output)
     table = np.append(model.probabilities, np.float32(FLOOR))
 
-    def probabilities(chunk: Chunk) -> NDArray[np.float32]:
+    def with_probabilities(chunk: Chunk) -> tuple[Chunk, NDArray[np.float32]]:
         keys, inverse = number_keys(rows.keys(chunk, len(model.null_probabilities)))
-        return table[find_keys(model.keys, keys)[inverse]]
+        return chunk, table[find_keys(model.keys, keys)[inverse]]
 
-    return decode(rows, model, map(probabilities, rows.chunks()), output)
+    return _decode(rows, model, with_probabilities, rows.chunks(), output, threads)
+
+
+def decode(cells: Cells, model: LinkModel, output: Ragged, threads: int = 1) -> Ragged:
+    """As `best_links`, of the text that the model was trained on, which is numbered already."""
+
+    def with_probabilities(part: Part) -> tuple[Chunk, NDArray[np.float32]]:
+        return part.chunk, part.cells_of(model.probabilities)
+
+    return _decode(cells.rows, model, with_probabilities, cells.parts, output, threads)
 
 
 def fit_tension(tension: float, feature: float, linked: FloatArray, shapes: Shapes) -> float:
@@ -130,19 +150,26 @@ def fit_tension(tension: float, feature: float, linked: FloatArray, shapes: Shap
     return tension
 
 
-def normalise_counts(counts: FloatArray, rows: IntArray) -> NDArray[np.float32]:
+def normalise_counts(counts: FloatArray, starts: IntArray, threads: int = 1) -> NDArray[np.float32]:
     """Mean-field variational table: exp(digamma(c + alpha) - digamma(sum of c + alpha over the row)), at least `FLOOR`.
 
     Args:
-        counts: float64 [P] expected counts; rows: int64 [P], ascending, the row that each belongs to.
+        counts: float64 [P] expected counts, row after row; starts: int64 [rows], where each row begins.
     """
     table = counts + CONCENTRATION
-    starts = np.flatnonzero(first_of_run(rows))
-    totals = digamma(np.add.reduceat(table, starts))
-    digamma(table, out=table)  # in place: the table is the largest array of float64
-    table -= np.repeat(totals, np.diff(starts, append=len(rows)))
-    np.exp(table, out=table)
-    return np.maximum(table, FLOOR, out=table).astype(np.float32)
+    totals = np.repeat(digamma(np.add.reduceat(table, starts)), np.diff(starts, append=len(table)))
+    result = np.empty(len(table), dtype=np.float32)
+
+    def normalise(start: int) -> None:
+        part = table[start : start + SLICE]
+        digamma(part, out=part)  # in place: the table is the largest array of float64
+        part -= totals[start : start + SLICE]
+        np.exp(part, out=part)
+        result[start : start + SLICE] = np.maximum(part, FLOOR, out=part)
+
+    for _ in in_order(normalise, range(0, len(table), SLICE), threads):
+        pass  # each has filled its own places
+    return result
 
 
 def log_partition(tension: float, shapes: Shapes) -> tuple[FloatArray, FloatArray]:
@@ -166,39 +193,52 @@ def _series(first: FloatArray, terms: IntArray, n: IntArray, tension: float) -> 
     return total, np.where(terms > 0, slope, 0.0)
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Expected:
     """What one pass over the text expects under the posterior."""
 
     counts: FloatArray  # [P]
     null_counts: NDArray[Any]  # float64 [output_size]
     linked: NDArray[Any]  # float64 [U]
-    feature: float = 0.0
-    log_likelihood: float = 0.0
+    feature: float
+    log_likelihood: float
 
 
 def _expect(
-    cells: Cells, probabilities: NDArray[np.float32], null_probabilities: NDArray[np.float32], tension: float
+    cells: Cells,
+    probabilities: NDArray[np.float32],
+    null_probabilities: NDArray[np.float32],
+    tension: float,
+    threads: int,
 ) -> _Expected:
     """Expected counts under the posterior of the links."""
     rows = cells.rows
-    expected = _Expected(np.zeros(len(probabilities)), np.zeros(0), np.zeros(0))
     null = NULL_PROBABILITY * null_probabilities[rows.outputs]
     null_posterior = np.empty(len(rows.outputs), dtype=np.float64)
     prior = _Prior.of(tension, rows)
-    for chunk, index in zip(rows.chunks(), chunk_parts(cells.rows, cells.index)):
-        joint = probabilities[index]
-        for (start, stop, n), view in block_views(chunk, joint):
+
+    def expect_part(part: Part) -> tuple[Part, FloatArray, list[float], list[float]]:
+        joint = part.cells_of(probabilities)
+        features, log_likelihoods = [], []
+        for (start, stop, n), view in block_views(part.chunk, joint):
             distance = prior.weigh(view, start, stop, n)
             total = view.sum(axis=1) + null[start:stop]
             view /= total[:, None]
-            expected.feature -= float(np.einsum("rn,rn->", view, distance))
-            expected.log_likelihood += float(np.log(total, dtype=np.float64).sum())
+            features.append(float(np.einsum("rn,rn->", view, distance)))
+            log_likelihoods.append(float(np.log(total, dtype=np.float64).sum()))
             null_posterior[start:stop] = null[start:stop] / total
-        expected.counts += np.bincount(index, weights=joint, minlength=len(probabilities))
-    expected.null_counts = np.bincount(rows.outputs, weights=null_posterior, minlength=len(null_probabilities))
-    expected.linked = np.bincount(rows.shape_of_row, weights=1 - null_posterior)
-    return expected
+        part_counts: Any = np.bincount(part.index, weights=joint, minlength=len(part.types))
+        return part, part_counts, features, log_likelihoods
+
+    counts, feature, log_likelihood = np.zeros(len(probabilities)), 0.0, 0.0
+    for part, part_counts, features, log_likelihoods in in_order(expect_part, cells.parts, threads):
+        counts[part.types] += part_counts
+        for distance, value in zip(features, log_likelihoods, strict=True):
+            feature -= distance
+            log_likelihood += value
+    null_counts = np.bincount(rows.outputs, weights=null_posterior, minlength=len(null_probabilities))
+    linked = np.bincount(rows.shape_of_row, weights=1 - null_posterior)
+    return _Expected(counts, null_counts, linked, feature, log_likelihood)
 
 
 @dataclass(frozen=True)
@@ -230,18 +270,35 @@ class _Prior:
         return np.asarray(distance)
 
 
-def decode(rows: Rows, model: LinkModel, chunks: Iterable[NDArray[np.float32]], output: Ragged) -> Ragged:
-    """The most probable link of every output position; `chunks` are the translation probabilities of the cells."""
+def _decode(
+    rows: Rows,
+    model: LinkModel,
+    with_probabilities: Callable[[_Piece], tuple[Chunk, NDArray[np.float32]]],
+    pieces: Iterable[_Piece],
+    output: Ragged,
+    threads: int,
+) -> Ragged:
+    """The most probable link of every output position.
+
+    Args:
+        with_probabilities: gives the chunk of one of `pieces`, which stand for the chunks of all rows, and the
+            translation probabilities of its cells.
+    """
     best = np.full(len(output.values), -1, dtype=np.int32)
     prior = _Prior.of(model.tension, rows)
     known = np.append(model.null_probabilities, np.float32(FLOOR))
     null = NULL_PROBABILITY * known[np.minimum(rows.outputs, len(known) - 1)]
-    for chunk, joint in zip(rows.chunks(), chunks):
+
+    def decode_piece(piece: _Piece) -> None:
+        chunk, joint = with_probabilities(piece)
         for (start, stop, n), view in block_views(chunk, joint):
             prior.weigh(view, start, stop, n)
             choice = view.argmax(axis=1)
             linked = view[np.arange(stop - start), choice] > null[start:stop]
             best[rows.places[start:stop]] = np.where(linked, choice, -1)
+
+    for _ in in_order(decode_piece, pieces, threads):
+        pass  # each has filled its own places
     return Ragged(best, output.offsets)
 
 

@@ -30,7 +30,7 @@ from transformers.models.electra.modeling_electra import ElectraGeneratorPredict
 from transformers.models.roberta.modeling_roberta import RobertaLayer, RobertaLMHead
 from transformers.models.xlm_roberta.modeling_xlm_roberta import XLMRobertaLayer, XLMRobertaLMHead
 
-from trelm.model.families.record import Family, register
+from trelm.model.families.record import Family, Output, register, through
 
 # BERT: also MiniLM and every other checkpoint that loads as it.
 
@@ -41,7 +41,6 @@ BERT = register(
         masked_lm=BertForMaskedLM,
         new_layer=lambda config, index: BertLayer(config, layer_idx=index),
         new_head=lambda config: {"cls": BertOnlyMLMHead(config)},
-        predict=lambda head, states, words: head["cls"](states),
         output_bias=lambda backbone, layer: layer.output.LayerNorm.bias,
     )
 )
@@ -71,6 +70,11 @@ def _table_positions_after_padding(backbone: Any, length: int, mask: Tensor | No
     return positions
 
 
+def roberta_output(head: Any, states: Tensor, words: nn.Embedding) -> Output:
+    parts = head["lm_head"]
+    return through(parts.layer_norm(functional.gelu(parts.dense(states))), parts.decoder)
+
+
 ROBERTA = register(
     Family(
         model_type="roberta",
@@ -78,7 +82,7 @@ ROBERTA = register(
         masked_lm=RobertaForMaskedLM,
         new_layer=lambda config, index: RobertaLayer(config, layer_idx=index),
         new_head=lambda config: {"lm_head": RobertaLMHead(config)},
-        predict=lambda head, states, words: head["lm_head"](states),
+        output=roberta_output,
         output_bias=lambda backbone, layer: layer.output.LayerNorm.bias,
         embed=_embed_after_padding,
         positions=_table_positions_after_padding,
@@ -136,7 +140,7 @@ ELECTRA = register(
             "generator_predictions": ElectraGeneratorPredictions(config),
             "generator_lm_head": nn.Linear(config.embedding_size, config.vocab_size),
         },
-        predict=lambda head, states, words: head["generator_lm_head"](head["generator_predictions"](states)),
+        output=lambda head, states, words: through(head["generator_predictions"](states), head["generator_lm_head"]),
         output_bias=lambda backbone, layer: layer.output.LayerNorm.bias,
         embed=_electra_embed,
         project=_electra_project,
@@ -146,10 +150,9 @@ ELECTRA = register(
 # DistilBERT: no token types, no pooler.
 
 
-def _distilbert_predict(head: Any, states: Tensor, words: nn.Embedding) -> Tensor:
+def _distilbert_output(head: Any, states: Tensor, words: nn.Embedding) -> Output:
     transformed = head["vocab_layer_norm"](head["activation"](head["vocab_transform"](states)))
-    logits: Tensor = head["vocab_projector"](transformed)
-    return logits
+    return through(transformed, head["vocab_projector"])
 
 
 DISTILBERT = register(
@@ -164,7 +167,7 @@ DISTILBERT = register(
             "vocab_layer_norm": nn.LayerNorm(config.dim, eps=1e-12),
             "vocab_projector": nn.Linear(config.dim, config.vocab_size),
         },
-        predict=_distilbert_predict,
+        output=_distilbert_output,
         output_bias=lambda backbone, layer: layer.output_layer_norm.bias,
         layers_at="transformer.layer",
         embed=lambda backbone, words, ids, types, mask: backbone.embeddings(None, words),

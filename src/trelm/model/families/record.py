@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers.masking_utils import create_bidirectional_mask
 
@@ -52,6 +53,39 @@ def run_masked_layer(layer: nn.Module, states: Tensor, mask: Any) -> Tensor:
 
 
 @dataclass(frozen=True)
+class Output:
+    """The product that ends a head, not yet carried out: its result are the logits.
+
+    Attributes:
+        features: (..., e), what the head makes of the states.
+        weight: (V, e), the word table or a table of the head's own. bias: (V,), or None without.
+    """
+
+    features: Tensor
+    weight: Tensor
+    bias: Tensor | None
+
+    def logits(self) -> Tensor:
+        """(..., V)."""
+        return functional.linear(self.features, self.weight, self.bias)
+
+
+def through(features: Tensor, layer: Any) -> Output:
+    """The output of a head that ends in a linear layer.
+
+    Args:
+        features: (..., e). layer: the linear layer.
+    """
+    return Output(features, layer.weight, layer.bias)
+
+
+def bert_output(head: Any, states: Tensor, words: nn.Embedding) -> Output:
+    """A transform, then an output layer, in a module `predictions`."""
+    predictions = head["cls"].predictions
+    return through(predictions.transform(states), predictions.decoder)
+
+
+@dataclass(frozen=True)
 class Family:
     """How TreLM reads one kind of encoder; B sentences of S input and T output positions, widths d and h.
 
@@ -60,7 +94,7 @@ class Family:
         backbone: the bare encoder's class. masked_lm: the class with the masked-language-modelling head.
         new_layer: (configuration, its number) -> one more layer.
         new_head: configuration -> the parts of the head, named as `masked_lm` names them.
-        predict: (head, states (..., h), word table) -> logits (..., V).
+        output: (head, states (..., h), word table) -> the product that makes the logits.
         output_bias: (backbone, layer) -> the vector that is added last of all to the layer's output; None without.
         layers_at: where the backbone keeps its layers.
         embed: (backbone, word and language embeddings (B, S, d), ids, types, 0/1 mask; each (B, S) or None) ->
@@ -85,8 +119,8 @@ class Family:
     masked_lm: type[PreTrainedModel]
     new_layer: Callable[[Any, int], nn.Module]
     new_head: Callable[[Any], dict[str, nn.Module]]
-    predict: Callable[[Any, Tensor, nn.Embedding], Tensor]
     output_bias: Callable[[Any, Any], nn.Parameter | None]
+    output: Callable[[Any, Tensor, nn.Embedding], Output] = bert_output
     layers_at: str = "encoder.layer"
     embed: Callable[[Any, Tensor, Tensor | None, Tensor | None, Tensor | None], Tensor] = embed
     positions: Callable[[Any, int, Tensor | None], Tensor | None] = table_positions
@@ -106,6 +140,10 @@ class Family:
         """The body layers, bottom first."""
         layers: Any = backbone.get_submodule(self.layers_at)
         return layers  # type: ignore[no-any-return]
+
+    def predict(self, head: Any, states: Tensor, words: nn.Embedding) -> Tensor:
+        """Logits (..., V) of states (..., h)."""
+        return self.output(head, states, words).logits()
 
     def longer_config(self, config: Any, position: int) -> Any:
         """The configuration with one more layer: number `position`, of the kind of the one below it."""

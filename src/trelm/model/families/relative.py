@@ -17,7 +17,16 @@ from transformers.models.deberta_v2.modeling_deberta_v2 import (
 )
 from transformers.models.mpnet.modeling_mpnet import MPNetLayer, MPNetLMHead, create_position_ids_from_input_ids
 
-from trelm.model.families.record import Family, bidirectional_mask, no_positions, register, table_positions
+from trelm.model.families.absolute import roberta_output
+from trelm.model.families.record import (
+    Family,
+    Output,
+    bert_output,
+    bidirectional_mask,
+    no_positions,
+    register,
+    table_positions,
+)
 
 # MPNet: one table of relative biases for all layers, and absolute positions in the embeddings, counted as RoBERTa's.
 
@@ -46,7 +55,7 @@ MPNET = register(
         masked_lm=MPNetForMaskedLM,
         new_layer=lambda config, index: MPNetLayer(config),
         new_head=lambda config: {"lm_head": MPNetLMHead(config)},
-        predict=lambda head, states, words: head["lm_head"](states),
+        output=roberta_output,
         output_bias=lambda backbone, layer: layer.output.LayerNorm.bias,
         embed=_mpnet_embed,
         positions=no_positions,
@@ -138,9 +147,12 @@ def _deberta_head(config: Any) -> dict[str, nn.Module]:
     return {"lm_predictions": DebertaV2OnlyMLMHead(config)}
 
 
-def _deberta_predict(head: Any, states: Tensor, words: nn.Embedding) -> Tensor:
-    logits: Tensor = head["cls"](states) if "cls" in head else head["lm_predictions"](states, words)
-    return logits
+def _deberta_output(head: Any, states: Tensor, words: nn.Embedding) -> Output:
+    if "cls" in head:
+        return bert_output(head, states, words)
+    newer = head["lm_predictions"].lm_head
+    features = newer.LayerNorm(newer.transform_act_fn(newer.dense(states)))
+    return Output(features, words.weight, newer.bias)
 
 
 DEBERTA_V2 = register(
@@ -150,7 +162,7 @@ DEBERTA_V2 = register(
         masked_lm=DebertaV2ForMaskedLM,
         new_layer=lambda config, index: DebertaV2Layer(config),
         new_head=_deberta_head,
-        predict=_deberta_predict,
+        output=_deberta_output,
         output_bias=_deberta_output_bias,
         beside_lower=lambda backbone: [] if backbone.encoder.conv is None else [backbone.encoder.conv],
         other_head=_deberta_other_head,

@@ -20,7 +20,7 @@ from transformers.models.eurobert.modeling_eurobert import EuroBertDecoderLayer
 from transformers.models.modernbert.modeling_modernbert import ModernBertEncoderLayer, ModernBertPredictionHead
 from transformers.models.nomic_bert.modeling_nomic_bert import NomicBertLayer, NomicBertOnlyMLMHead
 
-from trelm.model.families.record import Family, bidirectional_mask, no_positions, register
+from trelm.model.families.record import Family, bidirectional_mask, no_positions, register, through
 
 Rotation = tuple[Tensor, Tensor]
 
@@ -68,7 +68,7 @@ MODERNBERT = register(
             "head": ModernBertPredictionHead(config),
             "decoder": nn.Linear(config.hidden_size, config.vocab_size, bias=config.decoder_bias),
         },
-        predict=lambda head, states, words: head["decoder"](head["head"](states)),
+        output=lambda head, states, words: through(head["head"](states), head["decoder"]),
         output_bias=lambda backbone, layer: layer.mlp.Wo.bias,
         layers_at="layers",
         embed=lambda backbone, words, ids, types, mask: backbone.embeddings(inputs_embeds=words),
@@ -105,7 +105,7 @@ EUROBERT = register(
         masked_lm=EuroBertForMaskedLM,
         new_layer=EuroBertDecoderLayer,
         new_head=lambda config: {"lm_head": nn.Linear(config.hidden_size, config.vocab_size, bias=config.mlp_bias)},
-        predict=lambda head, states, words: head["lm_head"](states),
+        output=lambda head, states, words: through(states, head["lm_head"]),
         output_bias=lambda backbone, layer: layer.mlp.down_proj.bias,
         layers_at="layers",
         embed=lambda backbone, words, ids, types, mask: words,
@@ -149,7 +149,6 @@ NOMIC_BERT = register(
         masked_lm=NomicBertForMaskedLM,
         new_layer=lambda config, index: NomicBertLayer(config),
         new_head=lambda config: {"cls": NomicBertOnlyMLMHead(config)},
-        predict=lambda head, states, words: head["cls"](states),
         output_bias=lambda backbone, layer: layer.post_mlp_layernorm.bias,
         layers_at="layers",
         positions=no_positions,
