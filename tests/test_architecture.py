@@ -22,6 +22,7 @@ ARROWS: dict[str, set[str]] = {
     "errors": set(),
     "config": {"errors"},
     "workspace": {"errors"},
+    "processes": {"errors"},
     "progress": {"cost"},
     "corpus": {"errors", "workspace"},
     "vocabulary": {"errors", "corpus"},
@@ -31,8 +32,8 @@ ARROWS: dict[str, set[str]] = {
     "initialisation": {"errors", "workspace", "corpus", "vocabulary", "alignment", "embeddings"},
     "model": {"errors", "cost"},
     "cost": {"errors"},
-    "training": {"errors", "workspace", "corpus", "cost"},
-    "stages": {"errors", "workspace", "corpus", "training", "model", "cost"},
+    "training": {"errors", "workspace", "processes", "corpus", "cost"},
+    "stages": {"errors", "workspace", "processes", "corpus", "training", "model", "cost"},
     "evaluation": {"errors", "corpus", "alignment.csls"},
     "tasks": {"errors", "workspace", "corpus", "evaluation", "training"},
     "report": {"errors", "workspace"},
@@ -41,14 +42,14 @@ ARROWS: dict[str, set[str]] = {
     "doctor": {"errors", "cost", "training"},
     "steps": {
         "initialisation",
-        *("errors", "config", "workspace", "progress", "corpus", "vocabulary", "embeddings", "word_links", "alignment"),
-        *("model", "training", "stages", "evaluation", "tasks", "export", "cost"),
+        *("errors", "config", "workspace", "processes", "progress", "corpus", "vocabulary", "embeddings"),
+        *("word_links", "alignment", "model", "training", "stages", "evaluation", "tasks", "export", "cost"),
     },
     "comparison": {
         *("errors", "config", "workspace", "progress", "corpus", "vocabulary", "model", "training", "stages"),
         *("evaluation", "steps", "report.comparison_schema"),
     },
-    "cli": {"errors", "config", "workspace", "pipeline", "report", "doctor", "demo", "progress"},
+    "cli": {"errors", "config", "workspace", "processes", "pipeline", "report", "doctor", "demo", "progress"},
 }
 ARROWS["pipeline"] = ARROWS.keys() - {"cli", "__init__", "__main__"}
 

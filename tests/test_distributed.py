@@ -17,8 +17,8 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from toy import toy_values, write_toy_data
 
+from toy import toy_values, write_toy_data
 from trelm import pipeline
 from trelm.config import load_config
 

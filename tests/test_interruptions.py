@@ -12,10 +12,21 @@ import numpy as np
 import pytest
 
 from interrupted import KINDS, Kind, attempt, cut_off_newest
-from toy import WITH_PLAIN, ToyRun, copy_of, one_core, run_toy, toy_values, without_seconds, write_toy_data
+from toy import (
+    WITH_PLAIN,
+    ToyRun,
+    copy_of,
+    one_core,
+    run_toy,
+    toy_config,
+    toy_values,
+    without_seconds,
+    write_toy_data,
+)
 from trelm import pipeline
 from trelm.config import override_values
-from trelm.workspace import read_json
+from trelm.steps.context import Context, RunStep
+from trelm.workspace import Run, read_json
 
 POINTS = 30
 SHARE = 0.5  # of a whole run: the longest time until an interruption
@@ -130,3 +141,30 @@ def test_what_every_call_writes_may_be_damaged_too(toy_run: ToyRun, tmp_path: Pa
     assert run_toy(run.config(), run.folder) == toy_run.report
     for name in ("config.yaml", "card.yaml", "report.json", "report.md", "report.html"):
         assert (run.folder / name).read_bytes() == (toy_run.folder / name).read_bytes(), name
+
+
+@pytest.mark.parametrize(
+    ("budget", "again"),
+    [
+        (("budget.updates=12",), ["plan"]),
+        (("budget.updates=null", "budget.minutes=5"), ["plan", "stages/1-commonality", "evaluation"]),
+    ],
+)
+def test_what_followed_a_lost_plan_is_done_again_where_the_plan_was_measured(
+    tiny_bert: Path, tmp_path: Path, budget: tuple[str, ...], again: list[str]
+) -> None:
+    write_toy_data(tmp_path / "data")
+    context = Context(toy_config(tmp_path / "data", tiny_bert, *budget), Run(tmp_path / "run"))
+    done: list[str] = []
+
+    def work(name: str) -> dict[str, Any]:
+        done.append(name)
+        return {}
+
+    names = ["model", "plan", "stages/1-commonality", "evaluation"]
+    plan = [RunStep(name, lambda _, folder, __: work(str(folder.relative_to(tmp_path / "run")))) for name in names]
+    with one_core():
+        pipeline._run_steps(context, plan, "inputs", len(plan), True)
+        cut_off(context.folder("plan") / "manifest.json")
+        pipeline._run_steps(context, plan, "inputs", len(plan), True)
+    assert done == [*names, *again]

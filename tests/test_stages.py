@@ -118,7 +118,7 @@ def test_a_stage_has_the_shares_of_its_feeds() -> None:
     batches = some_data().batches(transfer_stages(0.25)[0], updates=7, batch_tokens=80, seed=5)
     assert len(batches) == 7
     assert batches.weights == [0.25, 0.75]
-    assert [stream.batch_tokens for stream in batches.streams] == [20, 60]
+    assert [stream.order.batch_tokens for stream in batches.streams] == [20, 60]
     assert batches.seed == 5
 
 
@@ -353,5 +353,8 @@ def _only(batches: Any, number: int) -> Any:
 
         def __getitem__(self, index: int) -> Any:
             return batches[number]
+
+        def sample(self, count: int) -> list[int]:
+            return [0]
 
     return One()

@@ -556,3 +556,14 @@ def test_beside_other_files_only_one_that_ends_in_mid_line_is_written_again(tmp_
     path.write_text("a: 1\nb:")
     run.claim("a: 1\nb: 2\n")
     assert path.read_text() == "a: 1\nb: 2\n"
+
+
+def test_a_process_that_was_killed_while_it_claimed_the_folder_is_no_hindrance(tmp_path: Path) -> None:
+    run = Run(tmp_path / "id")
+    run.folder.mkdir()
+    (run.folder / ".config.yaml.17.part").write_text("a:")
+    with run.lock():
+        run.claim("a: 1\n")
+    (run.folder / ".report.json.17.part").write_text("{")
+    run.claim("a: 1\n")
+    assert names(run.folder) == [".lock", "config.yaml"]

@@ -4,10 +4,11 @@
     python benchmarks/hostile/fuzz.py --only TMX --inputs 20000
     python benchmarks/hostile/fuzz.py --again FOLDER/crash-003          # one reproducer, with its traceback
 
-Each reader gets that many files: random bytes and honest files that were harmed (`tests/hostile/hostile_inputs.py`). Readers of
-whole model folders take some 50 ms a file and get a tenth. An input is refused where a `TrelmError` of one line comes out,
-and a crash where anything else does: another exception, more than `--seconds` on one file, more than `--memory` above what the
-program takes without it, or the end of the process. Crashes are kept as files in `--keep`. Exits with 1 where there is one.
+Each reader gets that many files: random bytes and honest files that were harmed (`tests/hostile/hostile_inputs.py`).
+Readers of whole folders of models or data sets get a tenth. An input is refused where a `TrelmError` of one line comes
+out, and a crash where anything else does: another exception, more than `--seconds` on one file, more than `--memory`
+above what the program takes without it, or the end of the process. Crashes are kept as files in `--keep`. Exits with 1
+where there is one.
 """
 
 from __future__ import annotations
@@ -37,11 +38,11 @@ os.environ["TQDM_DISABLE"] = os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tests" / name) for name in ("hostile", "report", ".")]
 
-import torch
-from hostile_inputs import harmed
-from hostile_readers import Reader, all_readers
+import torch  # noqa: E402
+from hostile_inputs import harmed  # noqa: E402
+from hostile_readers import Reader, all_readers  # noqa: E402
 
-from trelm.errors import TrelmError
+from trelm.errors import TrelmError  # noqa: E402
 
 DEAR = 10  # a reader that is dear gets one input where others get so many
 
@@ -147,7 +148,9 @@ def tried(reader: Reader, folder: Path, content: bytes, seconds: float) -> tuple
             reader(folder, content)
     except TrelmError as error:
         lines = str(error).splitlines()
-        return ("refused", "") if len(lines) == 1 else ("crash", f"a message of {len(lines)} lines: {str(error)[:200]!r}")
+        if len(lines) == 1:
+            return "refused", ""
+        return "crash", f"a message of {len(lines)} lines: {str(error)[:200]!r}"
     except (Exception, Hang) as error:
         where = traceback.extract_tb(error.__traceback__)
         ours = [frame for frame in where if "/src/trelm/" in frame.filename] or list(where)

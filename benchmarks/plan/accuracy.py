@@ -59,7 +59,9 @@ def actual_steps(run: Path) -> dict[str, dict[str, float]]:
         if "seconds" not in manifest:
             continue
         files = (file.stat().st_size for file in path.parent.rglob("*") if file.is_file())
-        values = {"seconds": manifest["seconds"], "updates": manifest.get("updates", 0), "disk_bytes": sum(files)}
+        updates = manifest.get("updates", 0)
+        trained = updates if isinstance(updates, int) else 0  # the plan's own are those of all stages
+        values = {"seconds": manifest["seconds"], "updates": trained, "disk_bytes": sum(files)}
         found[names.get(folder, folder)] = values | {"flops": manifest.get("flops", 0.0)}
     return found
 

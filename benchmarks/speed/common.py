@@ -1,17 +1,14 @@
-"""What the benchmarks of speed share: the machine, its matrix products, the models and the text."""
+"""What the benchmarks of speed share: the machine, its matrix products, models, and text that is made up."""
 
 from __future__ import annotations
 
-import itertools
 import json
-import lzma
 import os
 import platform
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +19,10 @@ from transformers import BertConfig, PreTrainedTokenizerBase
 
 from trelm.corpus.ragged import Ragged
 from trelm.model.encoder import TrelmForMaskedLM
-from trelm.model.source import load_source, scratch_model, special_ids, trelm_config
+from trelm.model.source import scratch_model, special_ids, trelm_config
 from trelm.stages import START, Stage, StageData
-from trelm.steps.context import vocabulary_of
 from trelm.training.batches import Vocabulary
 from trelm.training.trainer import LoopSettings, has_fast_bfloat16
-from trelm.vocabulary.encoding import encode_lines
-from trelm.vocabulary.training import train_vocabulary
-from trelm.word_links.links import link
 
 MLM = Stage("mlm", frozenset({"lower", "upper", "shared"}), START, (("target-text", 1.0),))
 CDLM = Stage("cdlm", frozenset({"upper", "shared"}), START, (("source-to-target", 1.0),))
@@ -104,50 +97,6 @@ def settings(device: str, precision: str | None = None) -> LoopSettings:
     )
 
 
-@dataclass(frozen=True)
-class Text:
-    """Real text in one vocabulary.
-
-    Attributes:
-        tokenizer: the joint one. data: text and linked pairs. config: of the source encoder.
-    """
-
-    tokenizer: PreTrainedTokenizerBase
-    data: StageData
-    config: Any
-
-
-def real_text(folder: Path, *, lines: int, pairs: int, vocabulary: int) -> Text:
-    """Indonesian news and English-Indonesian pairs in a joint vocabulary trained on them, linked word by word."""
-    target = list(itertools.islice(_lines(sorted((folder / "id" / "mono").glob("leipzig*.txt.xz"))), lines))
-    rows = itertools.islice(_lines(sorted((folder / "en-id" / "train").glob("ted*.tsv.xz"))), pairs)
-    english, indonesian = zip(*(row.split("\t")[:2] for row in rows))
-    source = load_source("minilm")
-    tokenizer = train_vocabulary(
-        source.tokenizer,
-        [*english, *indonesian, *target],
-        size=vocabulary,
-        min_frequency=2,
-        alphabet_limit=1000,
-        lowercase=None,
-    )
-    sides = [encode_lines(tokenizer, side, max_pieces=MAX_LENGTH - 2)[0] for side in (english, indonesian)]
-    links = link(*sides)
-    text = encode_lines(tokenizer, target, max_pieces=MAX_LENGTH - 2)[0]
-    data = StageData(
-        source=text,
-        target=text,
-        pair_source=sides[0],
-        pair_target=sides[1],
-        source_of_target=links.source_of_target,
-        target_of_source=links.target_of_source,
-        vocabulary=vocabulary_of(tokenizer),
-        max_length=MAX_LENGTH,
-        mask_rate=MASK_RATE,
-    )
-    return Text(tokenizer, data, source.config)
-
-
 def random_text(lengths: Sequence[int], vocabulary: int, *, max_length: int, seed: int = 1) -> StageData:
     """Sequences of these lengths, special tokens counted, of random tokens; pairs are linked one to one."""
     random = np.random.default_rng(seed)
@@ -207,9 +156,3 @@ def write(path: Path | None, figures: Mapping[str, Any]) -> None:
 def command() -> str:
     """What was called."""
     return " ".join(["python", *sys.argv])
-
-
-def _lines(paths: Sequence[Path]) -> Iterator[str]:
-    for path in paths:
-        with lzma.open(path, "rt", encoding="utf-8") as stream:
-            yield from (line.rstrip("\n") for line in stream)

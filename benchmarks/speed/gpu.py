@@ -35,6 +35,7 @@ from trelm.stages import Stage, StageData, run_stage, stage_flops
 
 VOCABULARY = 30_522
 SENTENCES = 200_000
+SAMPLE = 16
 
 
 @dataclass(frozen=True)
@@ -110,8 +111,9 @@ def measure(case: Case, device: str, *, warm: int, seconds: float, peak: float |
     """The figures of one case."""
     stage: Stage = common.CDLM if case.stage == "cdlm" else common.MLM
     model: Any = common.new_model(common.bert_config(case.size, VOCABULARY), VOCABULARY)
-    batches = text_of(case).batches(stage, updates=100_000, batch_tokens=case.batch_tokens, seed=1)
-    flops = stage_flops(model, stage, batches, sample=16) / len(batches)
+    data, most = text_of(case), case.batch_tokens
+    batches = data.batches(stage, updates=100_000, batch_tokens=most, seed=1)
+    flops = stage_flops(model, stage, data.batches(stage, updates=SAMPLE, batch_tokens=most, seed=1), SAMPLE) / SAMPLE
     if case.compiled:
         for layer in (*model.trelm.lower_layers, model.trelm.tri_layer.layer, *model.trelm.upper_layers):
             layer.compile(dynamic=True)

@@ -26,7 +26,6 @@ import argparse
 import contextlib
 import logging
 import os
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -34,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 import common
+import indonesian
 import torch
 from transformers import (
     BertForMaskedLM,
@@ -49,9 +49,11 @@ from trelm.stages import Stage, run_stage, stage_flops
 
 LEAST_UPDATES = 2
 MANY = 100_000
+SAMPLE = 64
 BATCH_SIZES = (8, 16, 32)
 
 Arm = Callable[[float], dict[str, float]]
+Round = dict[str, dict[str, float]]
 
 
 class Clock:
@@ -97,7 +99,7 @@ class Counting:
         return batch
 
 
-def stock_model(text: common.Text) -> BertForMaskedLM:
+def stock_model(text: indonesian.Text) -> BertForMaskedLM:
     """MiniLM in Hugging Face's class with the joint vocabulary and the dropout of its configuration."""
     model = BertForMaskedLM.from_pretrained(source_path("minilm"))
     model.resize_token_embeddings(len(text.tokenizer), mean_resizing=False)
@@ -105,7 +107,13 @@ def stock_model(text: common.Text) -> BertForMaskedLM:
 
 
 def trainer_arm(
-    text: common.Text, *, batch: int, bf16: bool, strategy: str, optimizer: str | None = None, pad_to: int | None = None
+    text: indonesian.Text,
+    *,
+    batch: int,
+    bf16: bool,
+    strategy: str,
+    optimizer: str | None = None,
+    pad_to: int | None = None,
 ) -> Arm:
     """An arm of `transformers.Trainer`."""
     known = text.data.vocabulary
@@ -140,11 +148,12 @@ def trainer_arm(
     return run
 
 
-def trelm_arm(text: common.Text, stage: Stage, batch_tokens: int) -> Arm:
+def trelm_arm(text: indonesian.Text, stage: Stage, batch_tokens: int) -> Arm:
     """One of trelm's own stages; also the FLOPs a second that its closed form counts."""
     batches = text.data.batches(stage, updates=MANY, batch_tokens=batch_tokens, seed=1)
     model = common.new_model(text.config, len(text.tokenizer), text.tokenizer)
-    per_token = stage_flops(model, stage, batches) / MANY / batches.mean_tokens()
+    first = text.data.batches(stage, updates=SAMPLE, batch_tokens=batch_tokens, seed=1)  # those that all begin with
+    per_token = stage_flops(model, stage, first, SAMPLE) / SAMPLE / first.mean_tokens(SAMPLE)
 
     def run(seconds: float) -> dict[str, float]:
         clock = Clock(seconds, warm=2)
@@ -159,7 +168,7 @@ def trelm_arm(text: common.Text, stage: Stage, batch_tokens: int) -> Arm:
     return run
 
 
-def best_trainer(text: common.Text, strategy: str, bf16: bool, seconds: float) -> tuple[Arm, dict[str, Any]]:
+def best_trainer(text: indonesian.Text, strategy: str, bf16: bool, seconds: float) -> tuple[Arm, dict[str, Any]]:
     """The arm with the batch size that is fastest here, and what each gave."""
     arms = {size: trainer_arm(text, batch=size, bf16=bf16, strategy=strategy) for size in BATCH_SIZES}
     speeds = {size: arm(seconds)["tokens_per_second"] for size, arm in arms.items()}
@@ -167,7 +176,7 @@ def best_trainer(text: common.Text, strategy: str, bf16: bool, seconds: float) -
     return arms[best], {"batch_size": best, "tokens_per_second_by_batch_size": speeds}
 
 
-def all_arms(text: common.Text, seconds: float, batch_tokens: int) -> tuple[dict[str, Arm], dict[str, Any]]:
+def all_arms(text: indonesian.Text, seconds: float, batch_tokens: int) -> tuple[dict[str, Arm], dict[str, Any]]:
     """The arms by name, and what was chosen for them."""
     arms: dict[str, Arm] = {
         "published": trainer_arm(text, batch=8, bf16=False, strategy="random", optimizer="adamw_torch", pad_to=512)
@@ -183,10 +192,10 @@ def all_arms(text: common.Text, seconds: float, batch_tokens: int) -> tuple[dict
     return arms, chosen
 
 
-def ratios(rounds: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
+def ratios(rounds: list[Round]) -> dict[str, dict[str, float]]:
     """The bars: ratios within each round, so that what slows a round slows both sides."""
 
-    def speed(found: dict[str, dict[str, float]], *names: str) -> float:
+    def speed(found: Round, *names: str) -> float:
         return max(found[name]["tokens_per_second"] for name in names)
 
     pairs: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -209,6 +218,33 @@ def ratios(rounds: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, flo
     }
 
 
+def one_round(arms: dict[str, Arm], text: indonesian.Text, seconds: float, batch_tokens: int, name: str) -> Round:
+    """Every arm once; beside trelm's, the machine's own rate of matrix products."""
+    kind = torch.bfloat16 if common.has_fast_bfloat16("cpu") else torch.float32
+    found: Round = {}
+    for key, arm in arms.items():
+        with contextlib.redirect_stdout(None):
+            found[key] = arm(seconds)
+        if "flops_per_second" in found[key]:
+            sizes = text.config.hidden_size, text.config.intermediate_size
+            rate = common.matrix_rate("cpu", kind, batch_tokens, *sizes)["layer"]
+            found[key]["matrix_flops_per_second"] = rate
+            found[key]["share_of_matrix_rate"] = found[key]["flops_per_second"] / rate
+        print(f"{name}, {key}: {found[key]['tokens_per_second']:,.0f} tokens/s", flush=True)
+    return found
+
+
+def summary(rounds: list[Round]) -> dict[str, Any]:
+    """Medians over the rounds, and the bars."""
+
+    def over(key: str) -> dict[str, dict[str, float]]:
+        names = [name for name, found in rounds[0].items() if key in found]
+        return {name: common.median_and_range([one[name][key] for one in rounds]) for name in names}
+
+    keys = ("tokens_per_second", "matrix_flops_per_second", "share_of_matrix_rate")
+    return {"ratios": ratios(rounds), **{key: over(key) for key in keys}}
+
+
 def main() -> None:
     """Parse, measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -228,42 +264,24 @@ def main() -> None:
     if not folder.is_dir():
         parser.error(f"{folder}: expected the data folder, found nothing there; set TRELM_DATA")
     started = time.perf_counter()
-    text = common.real_text(folder, lines=arguments.lines, pairs=arguments.pairs, vocabulary=arguments.vocabulary)
+    text = indonesian.real_text(folder, lines=arguments.lines, pairs=arguments.pairs, vocabulary=arguments.vocabulary)
     print(f"text and links: {time.perf_counter() - started:.0f} s, vocabulary {len(text.tokenizer):,}", flush=True)
     arms, chosen = all_arms(text, arguments.calibration, arguments.batch_tokens)
-    kind = torch.bfloat16 if common.has_fast_bfloat16("cpu") else torch.float32
-    sizes = (text.config.hidden_size, text.config.intermediate_size)
-    rounds: list[dict[str, dict[str, float]]] = []
-    products: list[float] = []
-    figures: dict[str, Any] = {"command": common.command(), "machine": common.machine("cpu"), "chosen": chosen}
-    figures["vocabulary"] = len(text.tokenizer)
+    figures: dict[str, Any] = {
+        "command": common.command(),
+        "machine": common.machine("cpu"),
+        "vocabulary": len(text.tokenizer),
+        "chosen": chosen,
+    }
+    rounds: list[Round] = []
     for number in range(arguments.rounds):
-        found: dict[str, dict[str, float]] = {}
-        for name, arm in arms.items():
-            with contextlib.redirect_stdout(None):
-                found[name] = arm(arguments.seconds)
-            print(f"round {number + 1} {name}: {found[name]['tokens_per_second']:,.0f} tokens/s", flush=True)
-            if name.startswith("trelm"):
-                rate = common.matrix_rate("cpu", kind, arguments.batch_tokens, *sizes)["layer"]
-                products.append(rate)
-                found[name]["matrix_flops_per_second"] = rate
-                found[name]["share_of_matrix_rate"] = found[name]["flops_per_second"] / rate
-        rounds.append(found)
-        figures["rounds"] = rounds
-        figures["tokens_per_second"] = {
-            name: common.median_and_range([one[name]["tokens_per_second"] for one in rounds]) for name in arms
-        }
-        figures["ratios"] = ratios(rounds)
-        figures["matrix_flops_per_second"] = {"type": str(kind), "median": statistics.median(products)}
-        figures["share_of_matrix_rate"] = {
-            name: common.median_and_range([one[name]["share_of_matrix_rate"] for one in rounds])
-            for name in ("trelm-mlm", "trelm-cdlm")
-        }
+        rounds.append(one_round(arms, text, arguments.seconds, arguments.batch_tokens, f"round {number + 1}"))
+        figures.update(summary(rounds), rounds=rounds)
         common.write(arguments.out, figures)
-    for name, ratio in figures["ratios"].items():
-        print(f"{name}: {ratio['median']:.2f} ({ratio['least']:.2f} to {ratio['most']:.2f})")
-    for name, share in figures["share_of_matrix_rate"].items():
-        print(f"{name}: {share['median']:.0%} of {statistics.median(products) / 1e9:,.0f} GFLOP/s in {kind}")
+    for name in ("tokens_per_second", "ratios", "share_of_matrix_rate"):
+        print(f"\n{name}")
+        for key, found in figures[name].items():
+            print(f"{key}: {found['median']:,.2f} ({found['least']:,.2f} to {found['most']:,.2f})")
 
 
 if __name__ == "__main__":

@@ -71,10 +71,12 @@ def plan(
     if as_json:
         _print_json(estimate)
         return
-    table = Table("step", "time", "updates", "tokens", "FLOPs", "memory", "disk", "is")
+    table = Table(box=None, padding=(0, 1, 0, 0))  # no frame: eight columns are to fit a narrow terminal
+    for heading in ("step", "time", "updates", "tokens", "FLOPs", "memory", "disk", "is"):
+        table.add_column(heading, no_wrap=True)
     for step in estimate["steps"]:
         table.add_row(*_load("trelm.cost").cells_of_plan(step))
-    Console().print(table)
+    Console(markup=False).print(table)
     for line in estimate["summary"]:
         typer.echo(line)
 
@@ -156,7 +158,7 @@ def evaluate(
     for name, values in scores.items():
         if "skipped" not in values:
             table.add_row(name, *_score_columns(values))
-    Console().print(table)
+    Console(markup=False).print(table)
 
 
 @app.command()
@@ -284,7 +286,7 @@ def _print_outcome(result: dict[str, Any], run: Path) -> None:
             f"{100 * scores['masked_accuracy']:.1f} %",
             f"{scores['masked_loss']:.3f}",
         )
-    Console().print(table)
+    Console(markup=False).print(table)
     typer.echo(f"model: {result['export']['path']}\nreport: {run / 'report.html'}")
 
 
@@ -311,7 +313,7 @@ def _print_diagnosis(figures: dict[str, Any]) -> None:
         shown = Table(*table.header, title=table.caption, title_justify="left")
         for row in table.rows:
             shown.add_row(*row)
-        Console().print(shown)
+        Console(markup=False).print(shown)
     for warning in figures["warnings"]:
         typer.echo(f"warning: {warning}")
     if not figures["warnings"]:

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 
-
 LONGEST_MESSAGE = 2000  # characters: a name of a megabyte would bury what is wrong with it
 # Line breaks, escape sequences of terminals, signs that turn the direction of writing, halves of surrogate pairs.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")

@@ -7,22 +7,30 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
+from trelm import processes
 from trelm.corpus.ragged import Ragged
 from trelm.cost import LayerGroup, split_budget, training_flops
 from trelm.errors import BudgetError
 from trelm.model.encoder import TrelmForMaskedLM
 from trelm.model.halves import PARTS, Part, freeze_all_but
 from trelm.model.shape import embedding_width, layer_shape
-from trelm.training.batches import IGNORED, CrossLingualExamples, MaskedExamples, PlannedBatches, Vocabulary
-from trelm.training.order import Examples
 from trelm.training.account import AfterUpdate, OnNote, OnUpdate
+from trelm.training.batches import (
+    IGNORED,
+    CrossLingualExamples,
+    MaskedExamples,
+    PlannedBatches,
+    SequentialExamples,
+    Vocabulary,
+)
+from trelm.training.order import Examples
 from trelm.training.trainer import LoopSettings, Trained, train
 
 SOURCE, TARGET = 0, 1
@@ -96,6 +104,7 @@ class StageData:
         source, target: text of each language. pair_source, pair_target: the parallel text.
         source_of_target, target_of_source: its word links, one for each position of the named-first language's partner:
             for every target position a source position or -1, and the other way round.
+        streams: text that is read while training, by the feeds that it stands for.
     """
 
     source: Ragged
@@ -107,9 +116,12 @@ class StageData:
     vocabulary: Vocabulary
     max_length: int
     mask_rate: float
+    streams: Mapping[Feed, SequentialExamples] = field(default_factory=dict)
 
-    def examples(self, feed: Feed) -> Examples:
+    def examples(self, feed: Feed) -> Examples | SequentialExamples:
         """The examples of one kind."""
+        if feed in self.streams:
+            return self.streams[feed]
         if feed == "source-text":
             return MaskedExamples(self.source, SOURCE, self.vocabulary, self.max_length, self.mask_rate)
         if feed == "target-text":
@@ -223,8 +235,12 @@ def stage_flops(model: TrelmForMaskedLM, stage: Stage, batches: PlannedBatches, 
     """Floating-point operations of the whole stage, from the shapes of `sample` of its batches."""
     if len(batches) == 0:
         return 0.0
-    numbers = np.unique(np.linspace(0, len(batches) - 1, sample).astype(int))
-    one = [sum(_part_flops(model, stage, part) for part in batches[int(i)]["parts"]) for i in numbers]
+    items = [batches[int(number)] for number in batches.sample(sample)]
+    own = processes.count()  # processes that each have such a part
+    one = [
+        sum(_part_flops(model, stage, part) * (own if is_own else 1) for part, is_own in zip(i["parts"], i["is_own"]))
+        for i in items
+    ]
     return float(np.mean(one)) * len(batches)
 
 

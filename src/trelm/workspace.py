@@ -306,8 +306,7 @@ class Step:
             if self.folder.exists() and (afresh or spoilt or not mark.exists() or mark.read_bytes() != inputs.encode()):
                 shutil.rmtree(self.folder)
             self.folder.mkdir(parents=True, exist_ok=True)
-            for left in self.folder.glob(f".*{PART}"):  # of a process that was killed
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
+            _remove_parts(self.folder)
         write_text(mark, inputs)
 
     def finish(self, inputs: str, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -347,6 +346,12 @@ class Step:
         shutil.rmtree(self.folder / name, ignore_errors=True)
 
 
+def _remove_parts(folder: Path) -> None:
+    """Remove what a process that was killed has left half-written in a folder of ours."""
+    for left in folder.glob(f".*{PART}"):
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
 def _is_no_output(name: str) -> bool:
     """Whether an entry of a step's folder is bookkeeping, or is removed when the step has ended."""
     return name in (MANIFEST, SEAL, MARK) or name.startswith("checkpoint-") or name.endswith(PART)
@@ -370,6 +375,8 @@ class Run:
         path = self.folder / CONFIG
         found = path.read_bytes() if path.exists() else None
         if found == config_text.encode():
+            with writing(self.folder):
+                _remove_parts(self.folder)
             return
         if found is not None and not self._is_cut_off(found, config_text.encode()):
             difference = _first_difference(found.decode(errors="replace"), config_text)
@@ -380,6 +387,7 @@ class Run:
         self._refuse_foreign()
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
+            _remove_parts(self.folder)
         write_text(path, config_text)
 
     def _is_cut_off(self, found: bytes, wanted: bytes) -> bool:
@@ -401,7 +409,8 @@ class Run:
             return
         if not self.folder.is_dir():
             raise RunFolderError(f"{self.folder}: expected a folder, found a file; choose another --run folder")
-        if any(entry.name != LOCK for entry in self.folder.iterdir()):
+        # a process that was killed at the very beginning leaves a part of the configuration
+        if any(entry.name != LOCK and not entry.match(f".{CONFIG}.*{PART}") for entry in self.folder.iterdir()):
             raise RunFolderError(
                 f"{self.folder}: expected an empty folder or a run, found other files; choose another --run folder"
             )
@@ -411,10 +420,10 @@ class Run:
         """Keep a second process out of the folder; the lock goes with the process, however it ends.
 
         Raises:
-            RunFolderError: another process works in the folder, or it is no run and not empty.
+            RunFolderError: another process works in the folder, it is no run and not empty, or has links out of it.
         """
-        self._refuse_foreign()
         refuse_links(self.folder.resolve())  # the folder itself may be one: the user has named it
+        self._refuse_foreign()
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             handle = (self.folder / LOCK).open("w")

@@ -1,4 +1,4 @@
-"""Preparation of whole corpora, and balanced text."""
+"""Preparation of whole corpora."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import datasets
 import pytest
 
 from trelm.corpus.cleaning import fingerprint
-from trelm.corpus.preparation import balanced_lines, prepare
+from trelm.corpus.preparation import prepare
 from trelm.errors import DataError
 
 FILES = [
@@ -196,48 +196,3 @@ def test_progress_is_told(tmp_path: Path) -> None:
     told: list[int] = []
     run(tmp_path / "out", [source], [], [write(tmp_path / "p.tsv", "one\tsatu")], on_progress=told.append)
     assert told == [10_000, 12_001]
-
-
-def balanced(tmp_path: Path, source: list[str], target: list[str], limit: int = 10**9, seed: int = 1) -> list[str]:
-    files = tmp_path / "s.txt", tmp_path / "t.txt"
-    write(files[0], *source), write(files[1], *target)
-    return list(balanced_lines(*files, limit, seed))
-
-
-def characters(lines: list[str], prefix: str) -> int:
-    return sum(len(line) for line in lines if line.startswith(prefix))
-
-
-def test_balanced_repeats_the_smaller_and_interleaves(tmp_path: Path) -> None:
-    source, target = sentences("A", 1000), sentences("B long long", 150)
-    lines = balanced(tmp_path, source, target)
-    assert [line for line in lines if line.startswith("A")] == source
-    assert {4, 5} >= {lines.count(line) for line in target}
-    for end in range(100, len(lines), 100):
-        assert abs(characters(lines[:end], "A") - characters(lines[:end], "B")) < 100
-
-
-def test_balanced_repeats_ten_times_at_most_and_samples_the_larger(tmp_path: Path) -> None:
-    source, target = sentences("A", 5000), sentences("B", 10)
-    lines = balanced(tmp_path, source, target)
-    assert [lines.count(line) for line in target] == [10] * 10
-    sampled = [line for line in lines if line.startswith("A")]
-    assert 80 < len(sampled) < 110
-    assert sampled == sorted(set(sampled), key=source.index)
-    assert any(source.index(line) > 4000 for line in sampled)
-
-
-def test_balanced_keeps_the_limit_and_the_seed(tmp_path: Path) -> None:
-    source, target = sentences("A", 500), ["B " + line for line in sentences("B", 400)]
-    lines = balanced(tmp_path, source, target, limit=50)
-    counts = [sum(line.startswith(letter) for line in lines) for letter in "AB"]
-    assert max(counts) == 50
-    assert abs(characters(lines, "A") - characters(lines, "B")) < 120
-    assert lines == balanced(tmp_path, source, target, limit=50)
-    assert lines != balanced(tmp_path, source, target, limit=50, seed=2)
-
-
-def test_balanced_skips_blank_lines(tmp_path: Path) -> None:
-    assert sorted(balanced(tmp_path, ["a a", "", " "], ["", "b b"])) == ["a a", "b b"]
-    with pytest.raises(DataError, match="found an empty file"):
-        balanced(tmp_path, ["a"], [""])

@@ -17,11 +17,10 @@ import numpy as np
 import torch
 import yaml
 import zstandard
-from safetensors.torch import save as save_tensors
-from transformers import BertConfig, BertForMaskedLM, BertTokenizer
-
 from made_up import cell, comparison
 from test_report import report_values
+from transformers import BertConfig, BertForMaskedLM, BertTokenizer
+
 from trelm.config import load_config, load_tasks, override_values, read_run_config
 from trelm.corpus import hub
 from trelm.corpus.files import read_lines
@@ -79,12 +78,12 @@ def exhaust(values: Iterator[Any]) -> None:
 
 TEXT = "Erste Zeile.\n\nZwei: ä 中文 🙂\nThe third line is longer than the others.\n".encode() * 3
 TSV = "one\tsatu\ntwo words\tdua kata\n\nähm\teh\n".encode() * 3
-TMX = """<?xml version="1.0" encoding="UTF-8"?>
+TMX = b"""<?xml version="1.0" encoding="UTF-8"?>
 <tmx version="1.4"><header srclang="en" datatype="plaintext"/><body>
 <tu tuid="1"><tuv xml:lang="en"><seg>One <bpt i="1">&lt;b&gt;</bpt>two<ept i="1"/> <hi>three</hi>.</seg></tuv>
 <tuv xml:lang="id-ID"><seg>Satu &#x4e2d; &amp; dua.</seg></tuv></tu>
 <tu><tuv lang="EN_us"><seg>Yes</seg></tuv><tuv lang="id"><seg>Ya</seg></tuv></tu>
-</body></tmx>""".encode()
+</body></tmx>"""
 ROWS = (
     ("1-2", "vamonos", "_", "_", "_", "_", "_", "_", "_", "SpaceAfter=No"),
     ("1", "vamos", "ir", "VERB", "_", "Mood=Imp", "0", "root", "_", "_"),
@@ -94,20 +93,22 @@ ROWS = (
 )
 CONLLU = ("# text = vamonos al mar\n" + "\n".join("\t".join(row) for row in ROWS) + "\n\n").encode() * 2
 PROPOSITIONS = (
-    "# text = They come\n1\tThey\tthey\tPRON\t_\t_\t2\tnsubj\t_\t_\t_\tA0\n2\tcome\tcome\tVERB\t_\t_\t0\troot\t_\t_\tcome.03\tV\n\n"
-).encode() * 2
+    b"# text = They come\n"
+    b"1\tThey\tthey\tPRON\t_\t_\t2\tnsubj\t_\t_\t_\tA0\n"
+    b"2\tcome\tcome\tVERB\t_\t_\t0\troot\t_\t_\tcome.03\tV\n\n"
+) * 2
 JSONL = (
-    '{"text": "good \\ud83d\\ude42", "label": "yes", "x": [1, {"y": null}]}\n{"text": "bad", "label": 0}\n'.encode(),
+    b'{"text": "good \\ud83d\\ude42", "label": "yes", "x": [1, {"y": null}]}\n{"text": "bad", "label": 0}\n',
     b'{"text_a": "one", "text_b": "two", "label": true}\n' * 3,
 )
-COLUMNS = "-DOCSTART- -X- O O\n\nJakarta NNP B-LOC\nist VB O\n\nA\tNN\tO\n".encode() * 2
+COLUMNS = b"-DOCSTART- -X- O O\n\nJakarta NNP B-LOC\nist VB O\n\nA\tNN\tO\n" * 2
 
 
 def _values(folder: str = "data") -> dict[str, Any]:
     return {
         "recipe": "quick",
         "source": {"model": "minilm", "language": "en", "text": [f"{folder}/en.txt"], "revision": None},
-        "target": {"language": "id", "text": f"{folder}/id.txt"},
+        "target": {"language": "id", "text": [f"{folder}/id.txt"]},
         "parallel": [f"{folder}/pairs.tsv", {"source": "a", "target": "b"}, "hf://x/train#en,id"],
         "budget": {"updates": 60},
         "evaluation": _tasks(),
@@ -121,7 +122,7 @@ def _values(folder: str = "data") -> dict[str, Any]:
 def _tasks() -> list[dict[str, Any]]:
     tuning = {"learning_rates": [1e-4], "seeds": [1], "epochs": 2}
     return [
-        {"task": "tagging", "name": "pos", "train": ["a.conllu"], "dev": "b", "test": ["c"], "fine_tuning": tuning},
+        {"task": "tagging", "name": "pos", "train": ["a.conllu"], "dev": ["b"], "test": ["c"], "fine_tuning": tuning},
         {"task": "classification", "train": ["${HOME}/a"], "dev": ["b"], "test_from_dev": 0.5},
     ]
 
@@ -184,7 +185,7 @@ def text_readers() -> list[Reader]:
             read_pairs((str(folder / "a.txt"), str(folder / "b.txt")), LANGUAGES)), (aligned,)),
         Reader("pairs, TMX", "a.tmx", (TMX, TMX.replace(b'xml:lang="en"', b'xml:lang="id"')), pairs("a.tmx")),
         Reader("treebank", "a.conllu", (CONLLU,), of(read_treebank, "a.conllu")),
-        Reader("propositions", "a.conllu", (PROPOSITIONS, CONLLU), of(read_propositions, "a.conllu")),
+        Reader("propositions", "a.conllu", (PROPOSITIONS,), of(read_propositions, "a.conllu")),
         Reader("labelled, JSON", "a.jsonl", JSONL, of(read_labelled, "a.jsonl")),
         Reader("labelled, TSV", "a.tsv", (TSV, b"a\tb\tyes\n" * 4), of(read_labelled, "a.tsv")),
         Reader("tagged, columns", "a.txt", (COLUMNS,), of(read_tagged, "a.txt")),
@@ -278,6 +279,3 @@ def model_readers() -> list[Reader]:
 
 def all_readers() -> list[Reader]:
     return [*text_readers(), *settings_readers(), *run_readers(), *model_readers()]
-
-
-__all__ = ["Reader", "all_readers", "model_files", "save_tensors"]

@@ -306,7 +306,8 @@ def test_a_checkpoint_without_a_head_is_not_scored(deberta: Path, tmp_path: Path
 def test_a_damaged_model_is_not_scored(tmp_path: Path, text: str) -> None:
     (tmp_path / CONFIGURATION).write_text(text, encoding="utf-8")
     said = refusal(load_masked_lm, str(tmp_path))
-    assert said.startswith(f"{tmp_path}: expected a model folder or a reachable Hub id, found none (")
+    expected = "a JSON object in config.json" if text == "{" else "a model folder or a reachable Hub id, found none ("
+    assert said.startswith(f"{tmp_path}: expected {expected}")
 
 
 # What it is called

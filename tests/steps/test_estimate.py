@@ -12,7 +12,8 @@ import pytest
 from transformers import BertConfig, BertModel, DebertaV2Config, DebertaV2Model
 
 from tiny_tokenizers import source_tokenizer
-from toy import ToyRun, manifests, one_core, stamps
+from toy import ToyRun, manifests, one_core, stamps, toy_values
+from trelm.config import make_config, override_values
 from trelm.cost import memory_bytes
 from trelm.errors import BudgetError
 from trelm.model.families import FAMILIES, padding_of_positions
@@ -20,9 +21,13 @@ from trelm.model.shape import layer_shape
 from trelm.model.source import special_ids
 from trelm.progress import Progress
 from trelm.stages import plan_updates
+from trelm.steps import estimate as module
+from trelm.steps import rehearsal
 from trelm.steps.context import Context, quiet_transformers
-from trelm.steps.estimate import Estimate, Texts, read_texts
-from trelm.steps.rates import HeadCost, Part
+from trelm.steps.estimate import Estimate, Texts, estimate, read_texts
+from trelm.steps.head import inputs_of
+from trelm.steps.head_cache import is_kept, remember, remembered
+from trelm.steps.rates import HeadCost, Machine, Part
 from trelm.steps.rehearsal import rehearse, steps_of_rehearsal
 from trelm.steps.space import peak_bytes
 from trelm.steps.training import seconds_for_each
@@ -55,13 +60,13 @@ def rehearsed(toy_run: ToyRun, tmp_path_factory: pytest.TempPathFactory) -> Esti
 def estimated(toy_run: ToyRun, rehearsed: Estimate) -> Any:
     """Estimates of other configurations, with updates of known seconds."""
 
-    def estimate(*overrides: str) -> Any:
+    def of_toy(*overrides: str) -> Any:
         machine = replace(rehearsed.machine, per_update=SECONDS)
         with one_core():
             found = replace(rehearsed, context=toy_run.context(*overrides), machine=machine).result()
         return {row["name"]: row for row in found["steps"]}, found["summary"]
 
-    return estimate
+    return of_toy
 
 
 def test_every_step_is_estimated_in_its_order(rehearsed: Estimate) -> None:
@@ -204,18 +209,18 @@ def test_longer_settings_take_longer_by_what_was_measured(estimated: Any, rehear
 
 def test_the_game_costs_time_only_where_it_is_played(toy_run: ToyRun, rehearsed: Estimate) -> None:
     cost = replace(rehearsed.machine.alignment, game_step=0.01, game_epoch=2.0)
-    given = replace(rehearsed, machine=replace(rehearsed.machine, alignment=cost))
+    played = replace(rehearsed.machine, alignment=cost)
 
-    def seconds(*overrides: str) -> float:
-        settings = ("alignment.adversarial_samples=3200", "alignment.adversarial_epochs=5", *overrides)
-        other = replace(given, context=toy_run.context(*settings))
-        return float({row["name"]: row for row in other.result()["steps"]}["alignment"]["seconds"])
+    def seconds(machine: Machine, restarts: int) -> float:
+        settings = ("alignment.adversarial_samples=3200", "alignment.adversarial_epochs=5")
+        context = toy_run.context(*settings, f"alignment.restarts={restarts}")
+        other = replace(rehearsed, context=context, machine=machine)
+        return other.expected.preparation()["alignment"]
 
-    without = seconds("alignment.method=parallel")
-    assert seconds("alignment.method=auto", "alignment.restarts=2") == without  # played only where all maps collapsed
-    once = seconds("alignment.method=adversarial", "alignment.restarts=0")
+    without = seconds(rehearsed.machine, 2)
+    once = seconds(played, 0)
     assert once - without == pytest.approx(5 * (100 * 0.01 + 2.0))
-    thrice = seconds("alignment.method=adversarial", "alignment.restarts=2")
+    thrice = seconds(played, 2)
     assert thrice - without == pytest.approx(3 * (once - without))
 
 
@@ -241,12 +246,12 @@ def test_ten_times_the_text_takes_ten_times_as_long_where_time_grows_with_text(r
 
 
 def test_a_head_that_is_kept_takes_no_time(rehearsed: Estimate, toy_run: ToyRun) -> None:
-    for is_kept in (False, True):
-        head = HeadCost(update=2.0, around=1.0, text=Part(10, 100, 0), held_out=10, is_kept=is_kept)
+    for kept in (False, True):
+        head = HeadCost(update=2.0, around=1.0, text=Part(10, 100, 0), held_out=10, is_kept=kept)
         given = replace(rehearsed, machine=replace(rehearsed.machine, head=head))
         given = replace(given, context=toy_run.context("head.updates=50"))
         row = {row["name"]: row for row in given.result()["steps"]}["head"]
-        assert row["seconds"] == pytest.approx(0.0 if is_kept else 2.0 * 50 + 1.0, abs=1.0)
+        assert row["seconds"] == pytest.approx(0.0 if kept else 2.0 * 50 + 1.0, abs=1.0)
 
 
 def test_as_many_steps_are_told_as_were_announced(toy_run: ToyRun, rehearsed: Estimate) -> None:
@@ -315,3 +320,57 @@ def test_memory_is_that_of_the_lengths_that_need_most(backbone: Any, mean_length
     expected = memory_bytes(layer_shape(layers[0], source), **batch, **sizes)
     found = peak_bytes(model, trained=700, batch_tokens=640, mean_length=mean_length, max_length=64)
     assert found == expected
+
+
+@pytest.fixture
+def headless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A function that gives contexts of an encoder without a head, and a cache of their own for fitted heads."""
+    monkeypatch.setenv("TRELM_CACHE", str(tmp_path / "cache"))
+    for name in ("source.txt", "target.txt", "pairs.tsv"):
+        (tmp_path / name).write_text("a text\n")
+
+    def context(*overrides: str) -> Context:
+        values = toy_values(tmp_path, tmp_path / "model") | {"evaluation": [], "head": {"updates": 5}}
+        values["parallel"] = [str(tmp_path / "pairs.tsv")]
+        return Context(make_config(override_values(values, overrides)), Run(tmp_path / "none"))
+
+    return context
+
+
+def test_a_kept_head_is_known_by_its_inputs(headless: Any, tmp_path: Path) -> None:
+    key = inputs_of(headless())
+    assert remembered(key) is None
+    remember(key, "abc", print)
+    assert remembered(key) == "abc"
+    assert not is_kept("abc")
+    (tmp_path / "cache" / "heads" / "abc").mkdir()
+    (tmp_path / "cache" / "heads" / "abc" / "manifest.json").write_text("{}")
+    assert is_kept("abc")
+    assert inputs_of(headless("budget.updates=99", "seed=3")) == key  # on which no head depends
+    assert inputs_of(headless("head.updates=6")) != key
+    (tmp_path / "source.txt").write_text("another text\n")
+    assert inputs_of(headless()) != key
+
+
+def test_inputs_that_cannot_be_remembered_are_told(headless: Any, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("not a folder")
+    told: list[str] = []
+    remember(inputs_of(headless()), "abc", told.append)
+    assert len(told) == 1
+    assert told[0].startswith("the head is kept, but not for which inputs: ")
+
+
+def test_of_more_text_a_sample_and_a_smaller_one_are_rehearsed_on(
+    toy_run: ToyRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "TEXT_CHARACTERS", 6_500)
+    monkeypatch.setattr(module, "PAIR_CHARACTERS", 6_500)
+    monkeypatch.setattr(rehearsal, "SMALLER", 2)
+    monkeypatch.setattr(rehearsal, "LEAST_LINES", 50)
+    with one_core(), quiet_transformers():
+        found = estimate(toy_run.context("alignment.method=auto", "baseline.scratch=false"))
+    assert found["summary"][1].startswith("measured on 200 lines of source text, 206 lines of target text, 75 lines of")
+    rows = {row["name"]: row for row in found["steps"]}
+    assert [*rows] == [name for name in ORDER if name != "scratch"]
+    whole = sum(path.stat().st_size for path in (toy_run.folder / "tokens").rglob("*") if path.is_file())
+    assert rows["tokens"]["disk_bytes"] == pytest.approx(whole, rel=0.3)

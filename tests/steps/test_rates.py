@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from trelm.config import Config, make_config
-from trelm.corpus.preparation import balanced_lines
+from trelm.corpus.balance import balanced_lines
 from trelm.corpus.ragged import Ragged
 from trelm.embeddings import skip_gram
 from trelm.steps.rates import Amounts, Line, Part, vector_tokens

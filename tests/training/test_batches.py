@@ -7,14 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import chisquare
-from torch import Tensor
-from toy_training import END, MASK, PADDING, SIZE, START, VOCABULARY, as_lists, counting_text
+from toy_training import END, MASK, PADDING, SIZE, START, VOCABULARY, counting_text
 
 from trelm.corpus.ragged import Ragged
 from trelm.training.batches import (
@@ -28,6 +26,7 @@ from trelm.training.batches import (
     pad_with_specials,
 )
 from trelm.training.order import Indices
+
 
 def masked(texts: Ragged, *, max_length: int = 64, rate: float = 0.15, language: int = 1) -> MaskedExamples:
     return MaskedExamples(texts, language, VOCABULARY, max_length, rate)

@@ -16,7 +16,9 @@ from trelm.training import checkpoints, collective, objectives, trainer
 from trelm.training.guard import FiniteGuard, is_lost_process, is_out_of_memory
 
 EVERY_UPDATE = 1e-9
-OUT_OF_MEMORY = "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes. Error code 12"
+OUT_OF_MEMORY = (
+    "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes. Error code 12"
+)
 
 pytestmark = pytest.mark.usefixtures("cheap_collections")
 
@@ -39,14 +41,12 @@ def test_a_loss_that_is_no_number_stops_and_names_the_batch(
     with monkeypatch.context() as patch:
         spoil(patch, 5, factor)
         message = (
-            rf"^{tmp_path}/cut: expected a finite loss and gradient, found none in update 5 \(batch 5: lines \d+, .*\); "
-            "the last checkpoint before it is kept: look at that text, or lower the learning rate of the stage in a "
-            "new run$"
+            rf"^{tmp_path}/cut: expected a finite loss and gradient, found none in update 5 \(batch 5: lines \d+, "
+            r".*\); the last checkpoint before it is kept: look at that text, or lower the learning rate of the stage in "
+            "a new run$"
         )
         with pytest.raises(TrainingError, match=message):
-            trainer.train(
-                toy_model(), toy_batches(8), loop_settings(checkpoint_minutes=EVERY_UPDATE), tmp_path / "cut"
-            )
+            trainer.train(toy_model(), toy_batches(8), loop_settings(checkpoint_minutes=EVERY_UPDATE), tmp_path / "cut")
     assert checkpoints.last_complete(tmp_path / "cut") == tmp_path / "cut" / "checkpoint-4"
     model, whole = toy_model(seed=2), toy_model()
     trainer.train(model, toy_batches(8), loop_settings(), tmp_path / "cut")
@@ -89,7 +89,9 @@ def needs_memory(monkeypatch: pytest.MonkeyPatch, most_rows: int, error: Excepti
     return sizes
 
 
-@pytest.mark.parametrize("error", [RuntimeError(OUT_OF_MEMORY), MemoryError(), torch.OutOfMemoryError("CUDA out of memory.")])
+@pytest.mark.parametrize(
+    "error", [RuntimeError(OUT_OF_MEMORY), MemoryError(), torch.OutOfMemoryError("CUDA out of memory.")]
+)
 def test_where_memory_runs_out_the_batch_is_cut_and_the_update_is_the_same(
     error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -116,8 +118,8 @@ def test_a_resumed_training_goes_on_in_as_many_pieces(tmp_path: Path, monkeypatc
             if done == 5:
                 raise InterruptedError
 
+        settings = loop_settings(checkpoint_minutes=EVERY_UPDATE)
         with pytest.raises(InterruptedError):
-            settings = loop_settings(checkpoint_minutes=EVERY_UPDATE)
             trainer.train(toy_model(), toy_batches(8), settings, tmp_path / "cut", stop)
     resumed = toy_model(seed=2)
     trained = trainer.train(resumed, toy_batches(8), loop_settings(), tmp_path / "cut")
@@ -149,13 +151,13 @@ def test_with_other_processes_waiting_it_is_not_tried(tmp_path: Path, monkeypatc
 def test_a_loss_that_cannot_be_cut_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     needs_memory(monkeypatch, 4, MemoryError())
     monkeypatch.setattr(trainer, "is_divisible", lambda model: False)
-    with pytest.raises(TrainingError, match="found too little; lower the tokens of a batch$"):
+    with pytest.raises(TrainingError, match=r"found too little; lower the tokens of a batch$"):
         trainer.train(toy_model(), toy_batches(2), loop_settings(), tmp_path)
 
 
 def test_other_errors_are_not_taken_for_lack_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     needs_memory(monkeypatch, 4, RuntimeError("something else"))
-    with pytest.raises(RuntimeError, match="^something else$"):
+    with pytest.raises(RuntimeError, match=r"^something else$"):
         trainer.train(toy_model(), toy_batches(2), loop_settings(), tmp_path)
 
 

@@ -23,8 +23,8 @@ from transformers import TrainingArguments
 from trelm.errors import DiskError
 from trelm.model.encoder import TrelmForMaskedLM
 from trelm.training import checkpoints, objectives, trainer
-from trelm.training.batches import PlannedBatches
 from trelm.training.account import Account, OnUpdate
+from trelm.training.batches import PlannedBatches
 from trelm.training.objectives import Objective
 from trelm.training.trainer import LoopSettings, StageTrainer, Trained, has_fast_bfloat16, warmup_updates
 

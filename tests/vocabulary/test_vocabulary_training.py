@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+from weakref import finalize
 
 import pytest
 from joint_vocabularies import LINES, MINILM, other_kind, roberta, sentencepiece_kind, train, words
@@ -190,3 +191,31 @@ def test_alphabet_limit_follows_the_script():
     assert default_alphabet_limit("我们的房子很大") == 30_000
     assert default_alphabet_limit("The house of our friends is big. 我们朋友的房子很大。") == 30_000
     assert default_alphabet_limit("새집은 아주 큽니다 " * 10 + "家") == 1_000
+
+
+def test_lines_that_can_be_read_again_are_not_kept():
+    class Lines:
+        """Made anew each time; remembers how many were there at once."""
+
+        def __init__(self) -> None:
+            self.most = self.now = 0
+
+        def __iter__(self):
+            self.now = 0
+            for line in [*LINES, " "] * 500:
+                kept = Line(line)
+                self.now += 1
+                finalize(kept, self.leave)
+                self.most = max(self.most, self.now)
+                yield kept
+
+        def leave(self) -> None:
+            self.now -= 1
+
+    class Line(str):
+        """A string that can be watched."""
+
+    again = Lines()
+    rows = train(MINILM, again).get_vocab()
+    assert rows == train(MINILM, LINES * 500).get_vocab() == train(MINILM, iter(LINES * 500)).get_vocab()
+    assert again.most < 5_000 < len(LINES) * 500

@@ -18,6 +18,7 @@ from trelm.model.source import scratch_model, special_ids, transferred_model, tr
 from trelm.stages import StageData, Unit, flops_per_update, seconds_per_update
 from trelm.steps.context import TOKENS, Context, vocabulary_of
 from trelm.steps.initialisation import initialise
+from trelm.steps.streams import text_streams
 from trelm.steps.training import shared_settings, stage_data
 from trelm.training.trainer import LoopSettings
 
@@ -67,6 +68,7 @@ class Cell:
             vocabulary=vocabulary_of(self.tokenizer),
             max_length=training.max_length,
             mask_rate=training.mask_rate,
+            streams=text_streams(self.context, self.tokenizer),
         )
 
     def settings(self, number: int) -> LoopSettings:

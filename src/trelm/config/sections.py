@@ -31,6 +31,9 @@ class SourceConfig(Section):
     text: tuple[str, ...] = Field(min_length=1, description="files, globs or hf:// data sets of text in that language")
     revision: str | None = Field(None, description="Hub revision of the encoder")
     tokenizer: str | None = Field(None, description="folder or Hub id of its tokenizer, where it comes without one")
+    follow_links: bool = Field(
+        False, description="read files of these folders also where they are links that lead out of them"
+    )
     stream: Stream = Field((), description="as target.stream, for text in this language")
 
 
@@ -239,6 +242,7 @@ class TrainingConfig(Section):
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: what the device does well")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one")
+    compile: bool = Field(False, description="compile the layers first (torch.compile): pays in long stages on GPUs")
     micro_batches: int = Field(
         1, ge=1, description="pieces that each batch is computed in, to save memory; doubled where it runs out"
     )

@@ -13,6 +13,7 @@ Parquet or JSON Lines files. A folder that holds one saved split may be named wi
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,7 @@ class HubName:
 
     @property
     def folder(self) -> Path:
-        return Path(self.dataset).expanduser()
+        return Path(os.path.expanduser(self.dataset))
 
 
 def is_hub_name(source: str) -> bool:
@@ -131,7 +132,7 @@ def load(source: str, name: HubName) -> Any:
         return datasets.load_dataset(name.dataset, name.config, split=name.split, streaming=True)
     if _is_saved(name.folder):
         return _load_saved(source, name)
-    if not name.folder.is_dir():
+    if not os.path.isdir(name.folder):
         raise data_error(source, None, expected="a folder", found=f"no {name.folder}", hint="check the path")
     return datasets.load_dataset(str(name.folder), name.config, split=name.split, streaming=True)
 
@@ -149,11 +150,11 @@ def _load_saved(source: str, name: HubName) -> Any:
 
 
 def _is_saved(folder: Path) -> bool:
-    return (folder / "dataset_dict.json").is_file() or _holds_one_split(folder)
+    return os.path.isfile(folder / "dataset_dict.json") or _holds_one_split(folder)
 
 
 def _holds_one_split(folder: Path) -> bool:
-    return (folder / "state.json").is_file()
+    return os.path.isfile(folder / "state.json")  # a name that is too long is no folder, rather than an exception
 
 
 def text_in(source: str, number: int, row: Mapping[str, Any], column: str) -> str:

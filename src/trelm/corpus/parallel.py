@@ -129,7 +129,7 @@ def _units(path: Path) -> Iterator[Element]:
         with opened(path) as stream:
             rationed = _Rationed(stream, path)
             for event, element in iterparse(
-                rationed, events=("start", "end"), forbid_entities=True, forbid_external=True
+                cast(BinaryIO, rationed), events=("start", "end"), forbid_entities=True, forbid_external=True
             ):
                 if event == "start":
                     open_elements.append(element)

@@ -38,7 +38,7 @@ import numpy as np
 from trelm.corpus import hub
 from trelm.corpus.cleaners import Cleaners, Limits
 from trelm.corpus.cleaning import fingerprint, normalise
-from trelm.corpus.files import expand, read_lines
+from trelm.corpus.files import expand
 from trelm.corpus.parallel import read_pairs
 from trelm.corpus.splitting import REASONS, TRAINING, FingerprintFile, Fingerprints, Part, Split, split_corpus
 from trelm.corpus.text import read_text
@@ -49,7 +49,6 @@ TEXT_REASONS = ("empty", "too_short", "too_long", "duplicate", "evaluation", "he
 PAIR_REASONS = (*TEXT_REASONS, "ratio", "same_on_both_sides")
 
 _REPORT_EVERY = 10_000  # lines between two calls of on_progress
-_MOST_REPEATS = 10  # of the smaller language, in balanced text
 
 Item = TypeVar("Item", str, tuple[str, str])
 
@@ -158,70 +157,6 @@ def prepare(
         "held_out_fraction": {"source": split.fractions[0], "target": split.fractions[1]},
         "evaluation_sentences": len(evaluation),
     }
-
-
-def balanced_lines(source: Path, target: Path, limit: int, seed: int) -> Iterator[str]:
-    """Lines of both files, interleaved so that at any point both have given about as many characters.
-
-    The smaller file is repeated, at most ten times; of the larger one, no more is taken than balances that: an even
-    sample of its lines, in their order. Memory is bounded; the same seed gives the same lines.
-
-    Args:
-        source, target: UTF-8 text; blank lines do not count.
-        limit: the most lines of either file that are given, repeats counted.
-        seed: of the samples.
-
-    Raises:
-        DataError: a file is empty or cannot be read.
-    """
-    sizes = [_size(path) for path in (source, target)]
-    means = [characters / lines for lines, characters in sizes]
-    totals = [characters for _, characters in sizes]
-    goal = min(max(totals), _MOST_REPEATS * min(totals), *(limit * mean for mean in means))
-    rows = [
-        _repeated(path, round(goal / mean), lines, np.random.default_rng([seed, number]))
-        for number, (path, mean, (lines, _)) in enumerate(zip((source, target), means, sizes))
-    ]
-    yield from _interleaved(rows[0], rows[1])
-
-
-def _size(path: Path) -> tuple[int, int]:
-    """Lines that are not blank, and their characters."""
-    lines = characters = 0
-    for _, line in read_lines(path):
-        if line.strip():
-            lines, characters = lines + 1, characters + len(line)
-    return lines, characters
-
-
-def _repeated(path: Path, wanted: int, lines: int, generator: np.random.Generator) -> Iterator[str]:
-    """`wanted` of the file's lines: the whole file as often as it goes in, then an even sample for the rest."""
-    for _ in range(wanted // lines):
-        yield from (line for _, line in read_lines(path) if line.strip())
-    needed, left = wanted % lines, lines
-    if not needed:
-        return
-    for _, line in read_lines(path):
-        if not line.strip():
-            continue
-        # Knuth's selection sampling: exactly `needed` of the lines, each set of them as likely as any other.
-        if generator.random() * left < needed:
-            needed -= 1
-            yield line
-        left -= 1
-
-
-def _interleaved(first: Iterator[str], second: Iterator[str]) -> Iterator[str]:
-    """The lines of both, always next from the one that has given fewer characters so far."""
-    ahead = 0  # characters that the first has given more than the second
-    pending = [next(first, None), next(second, None)]
-    while pending[0] is not None or pending[1] is not None:
-        turn = pending[0] is None or (ahead > 0 and pending[1] is not None)
-        line = pending[turn]
-        pending[turn] = next(second if turn else first, None)
-        if line is not None:
-            ahead += -len(line) if turn else len(line)
-            yield line
 
 
 class _Progress:

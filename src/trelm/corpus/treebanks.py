@@ -177,11 +177,16 @@ def _word(path: Path, row: _Row, position: int, count: int) -> Word:
             path, row.line, expected=f"the word id {position}", found=found, hint="number the words 1, 2, 3"
         )
     head = row.columns[6]
-    if head != "_" and not (head.isascii() and head.isdigit() and int(head) <= count):
+    if head != "_" and not (_is_number(head) and int(head) <= count):
         expected = f"a head from 0 to {count}, or _"
         raise data_error(path, row.line, expected=expected, found=f"'{head}'", hint="mend the seventh column")
     governor = None if head == "_" else int(head)
     return Word(position, row.columns[1], row.columns[3], governor, row.columns[7], row.columns[2])
+
+
+def _is_number(text: str) -> bool:
+    """Whether it is a position; Python converts neither every digit of Unicode nor thousands of them."""
+    return text.isascii() and text.isdigit() and len(text) < 10
 
 
 def _joined(path: Path, rows: Sequence[_Row]) -> str:
@@ -193,7 +198,7 @@ def _joined(path: Path, rows: Sequence[_Row]) -> str:
             continue
         if "-" in row.identifier:
             covered = _range_end(path, row)
-        elif row.identifier.isdigit() and int(row.identifier) <= covered:
+        elif _is_number(row.identifier) and int(row.identifier) <= covered:
             continue
         parts.append(row.columns[1] + (" " if row.space_after else ""))
     return "".join(parts).strip()
@@ -201,7 +206,7 @@ def _joined(path: Path, rows: Sequence[_Row]) -> str:
 
 def _range_end(path: Path, row: _Row) -> int:
     start, _, end = row.identifier.partition("-")
-    if not (start.isdigit() and end.isdigit()):
+    if not (_is_number(start) and _is_number(end)):
         hint = "mend the first column"
         raise data_error(path, row.line, expected="a range such as 3-4", found=f"'{row.identifier}'", hint=hint)
     return int(end)

@@ -210,5 +210,6 @@ def source_licence(path_or_id: str, revision: str | None = None) -> str | None:
 
 
 def _cell(text: object) -> str:
-    """Text that cannot end a cell of a Markdown table."""
-    return " ".join(str(text).split()).replace("|", "\\|")
+    """Text that cannot end a cell of a Markdown table, and is neither HTML nor a link in it."""
+    line = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`|\[\]])", r"\\\1", line)

@@ -36,8 +36,9 @@ class _SummedCrossEntropy(torch.autograd.Function):
         ctx: Any, features: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, gradients: bool
     ) -> Tensor:
         wanted = [gradients and needed for needed in ctx.needs_input_grad[:3]]
+        kind = _product_type(features)  # asked for before autocast is turned off for what follows
         with torch.autocast(features.device.type, enabled=False):
-            loss, found = _in_chunks(features, weight, bias, labels, wanted, _product_type(features))
+            loss, found = _in_chunks(features, weight, bias, labels, wanted, kind)
         ctx.save_for_backward(*found)
         return loss
 

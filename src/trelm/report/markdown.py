@@ -26,12 +26,17 @@ def render_document(title: str, question: str, answer: str, body: Sequence[Secti
 
 
 def _section(section: Section) -> list[str]:
-    parts = [f"## {escape(section.title)}", *(escape(paragraph) for paragraph in section.paragraphs)]
+    parts = [f"## {escape(section.title)}", *(_paragraph(paragraph) for paragraph in section.paragraphs)]
     for table in section.tables:
         if table.caption != section.title:
-            parts.append(f"{escape(table.caption)}:")
+            parts.append(f"{_paragraph(table.caption)}:")
         parts.append(_table(table))
     return parts
+
+
+def _paragraph(text: str) -> str:
+    """Text at the beginning of a line, where signs and numbers would make it a heading, a list or a rule."""
+    return re.sub(r"^(\d*)([#+=.)-])", r"\1\\\2", escape(text))
 
 
 def _table(table: Table) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,10 +27,19 @@ def render_template(name: str, figures: Mapping[str, Any], **values: Any) -> str
     )
     return environment.get_template(name).render(
         figures=figures,
-        figures_json=_script_safe(json.dumps(figures, ensure_ascii=True, allow_nan=False)),
+        figures_json=_script_safe(json.dumps(_finite(figures), ensure_ascii=True, allow_nan=False)),
         plotly=Markup(get_plotlyjs()) if figures else "",
         **values,
     )
+
+
+def _finite(value: Any) -> Any:
+    """The same with null for what is no finite number: browsers' JSON has no NaN."""
+    if isinstance(value, Mapping):
+        return {name: _finite(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _script_safe(text: str) -> Markup:

@@ -78,12 +78,15 @@ class Context:
             revision=source.revision,
             tokenizer=source.tokenizer,
             seed=self.config.seed,
+            follow_links=source.follow_links,
         )
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer of the joint vocabulary."""
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(self.folder(VOCABULARY)))
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            str(self.folder(VOCABULARY)), trust_remote_code=False
+        )
         return tokenizer
 
     @cached_property

@@ -128,8 +128,8 @@ class Expected:
         cost, settings = self.machine.alignment, self.config.alignment
         rounds = (settings.refinement_rounds if settings.method != "none" else 0) - cost.rounds
         seconds = self.growth * cost.seconds + rounds * cost.refinements * cost.a_round
-        if settings.method != "adversarial":
-            return seconds  # `auto` plays only where every map from pairs collapsed, which is rare
+        if not cost.game_step:
+            return seconds  # `auto` plays only where every map from pairs collapsed
         steps = settings.adversarial_samples / settings.adversarial_batch
         epoch = steps * cost.game_step + cost.game_epoch
         return seconds + (1 + settings.restarts) * settings.adversarial_epochs * epoch

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,18 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from trelm.corpus.files import expand
+from trelm.corpus.hub import is_hub_name
 from trelm.corpus.ragged import Ragged
 from trelm.corpus.text import sample_lines
-from trelm.errors import ConfigError
+from trelm.errors import ConfigError, DataError
 from trelm.evaluation.intrinsic import masked_text_scores, unigram_scores
 from trelm.model.families import family_of, usable_positions
 from trelm.model.head import SparseMaskedLM, freeze_body, head_weights, set_unigram_bias, source_masked_lm
 from trelm.model.source import POOLER, SourceEncoder, special_ids
 from trelm.progress import StepProgress
-from trelm.steps.context import CORPUS, Context, Figures, telling, use_all_cores
-from trelm.steps.head_cache import HEAD_FILE, FittedHead, cache_entry, read_entry, write_entry, write_head
+from trelm.steps.context import CORPUS, Context, Figures, parallel_sources, telling, use_all_cores
+from trelm.steps.head_cache import HEAD_FILE, FittedHead, cache_entry, read_entry, remember, write_entry, write_head
 from trelm.steps.training import shared_settings
 from trelm.training.batches import MaskedExamples, PlannedBatches, Vocabulary
 from trelm.training.trainer import LoopSettings, train
@@ -82,6 +85,8 @@ def fit_head(context: Context, folder: Path, tell: StepProgress) -> Figures:
     fitting = fitting_of(context)
     name = fitting.digest(source)
     with cache_entry(name, tell.note) as place:
+        if place is not None:
+            remember(inputs_of(context), name, tell.note)
         head = None if place is None else read_entry(place, tell.note)
         cached = head is not None
         if head is None:
@@ -178,6 +183,25 @@ def source_digest(source: SourceEncoder) -> str:
                 result.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
                 result.update(weight.detach().cpu().contiguous().numpy().data)
     return result.hexdigest()
+
+
+def inputs_of(context: Context) -> str:
+    """A digest of all that a run's head depends on, as it can be told before there is a corpus."""
+    config = context.config
+    parts = ("source", "target", "parallel", "corpus", "evaluation", "head", "training")
+    named = [*config.source.text, *config.target.text]
+    for entry in parallel_sources(config):
+        named += [entry] if isinstance(entry, str) else entry
+    return digest([FORMAT, list(map(_sizes, named)), {name: config.model_dump(mode="json")[name] for name in parts}])
+
+
+def _sizes(name: str) -> list[tuple[str, int]]:
+    """The files that an input names, with their sizes; none of a Hub data set, or where the files have gone since."""
+    if is_hub_name(name):
+        return []
+    with suppress(DataError):
+        return [(str(path.absolute()), path.stat().st_size) for path in expand(name)]
+    return []
 
 
 def fitting_of(context: Context) -> Fitting:

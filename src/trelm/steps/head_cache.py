@@ -15,7 +15,7 @@ from safetensors.torch import load, save_file
 from torch import Tensor
 
 from trelm.errors import DiskError, RunFolderError
-from trelm.workspace import MANIFEST, atomic_path, read_json, write_json
+from trelm.workspace import MANIFEST, atomic_path, read_json, write_json, write_text
 
 HEAD_FILE = "head.safetensors"
 
@@ -57,6 +57,20 @@ def cache_entry(digest: str, note: Note) -> Iterator[Path | None]:
 def is_kept(digest: str) -> bool:
     """Whether an earlier run has left this head."""
     return (cache_folder() / "heads" / digest / MANIFEST).exists()
+
+
+def remember(inputs: str, digest: str, note: Note) -> None:
+    """Write down which head belongs to these inputs, for who asks before there is a corpus; a note where that fails."""
+    try:
+        write_text(cache_folder() / "heads" / f"{inputs}.digest", digest)
+    except DiskError as error:
+        note(f"the head is kept, but not for which inputs: {error}")
+
+
+def remembered(inputs: str) -> str | None:
+    """The digest of the head that belongs to these inputs; None where nobody knows."""
+    path = cache_folder() / "heads" / f"{inputs}.digest"
+    return path.read_text(encoding="utf-8") if path.exists() else None
 
 
 def read_entry(place: Path, note: Note) -> FittedHead | None:

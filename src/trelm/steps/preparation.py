@@ -17,9 +17,10 @@ from trelm.alignment.adversarial import GameSettings
 from trelm.alignment.choice import AlignmentResult, Progress, align
 from trelm.config import Config, EvaluationConfig
 from trelm.config.sections import AlignmentConfig
+from trelm.corpus.balance import balanced_lines
 from trelm.corpus.files import expand
 from trelm.corpus.hub import is_hub_name
-from trelm.corpus.preparation import balanced_lines, prepare
+from trelm.corpus.preparation import prepare
 from trelm.corpus.ragged import Ragged
 from trelm.embeddings import SubwordVectors, frequency_order, skip_gram
 from trelm.errors import DataError
@@ -98,15 +99,12 @@ def evaluation_sentences(tasks: Iterable[EvaluationConfig]) -> Iterator[str]:
 def build_vocabulary(context: Context, folder: Path, tell: StepProgress) -> Figures:
     """METHOD section 1: one subword vocabulary for both languages."""
     settings, corpus = context.config.vocabulary, context.folder(CORPUS)
-
-    def lines() -> Iterator[str]:
-        return balanced_lines(corpus / "source.txt", corpus / "target.txt", settings.max_lines, context.config.seed)
-
-    sample = "\n".join(islice(lines(), SAMPLE_LINES))
+    lines = balanced_lines(corpus / "source.txt", corpus / "target.txt", settings.max_lines, context.config.seed)
+    sample = "\n".join(islice(lines, SAMPLE_LINES))
     limit = settings.alphabet_limit or default_alphabet_limit(sample)
     tokenizer = train_vocabulary(
         context.source.tokenizer,
-        lines(),
+        lines,
         size=settings.size,
         min_frequency=settings.min_frequency,
         alphabet_limit=limit,

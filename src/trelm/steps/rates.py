@@ -84,7 +84,7 @@ def vector_tokens(sides: tuple[Part, Part], most: int | None) -> tuple[float, ..
 
 
 def _balanced(sides: tuple[Part, Part], most_lines: int) -> float:
-    """Characters that the vocabulary is trained on: see `trelm.corpus.preparation.balanced_lines`."""
+    """Characters that the vocabulary is trained on: see `trelm.corpus.balance.balanced_lines`."""
     characters = [part.characters for part in sides]
     limits = [most_lines * part.characters / max(part.lines, 1.0) for part in sides]
     return 2 * min(max(characters), MAX_REPEATS * min(characters), *limits)
@@ -137,7 +137,7 @@ class AlignmentCost:
 
     Attributes:
         seconds: of all. a_round: of one round. refinements: that were done, those of random maps included.
-        game_step, game_epoch: of the adversarial game, where the configuration asks for it.
+        game_step, game_epoch: of the adversarial game; 0 where it is not played.
     """
 
     seconds: float

@@ -38,8 +38,8 @@ from trelm.steps.context import (
 )
 from trelm.steps.diagnosis import diagnose_start
 from trelm.steps.export import write_export
-from trelm.steps.head import fit, fitting_of
-from trelm.steps.head_cache import HEAD_FILE, is_kept, write_head
+from trelm.steps.head import fit, fitting_of, inputs_of
+from trelm.steps.head_cache import HEAD_FILE, is_kept, remembered, write_head
 from trelm.steps.initialisation import linked_pairs
 from trelm.steps.outcome import evaluate_models
 from trelm.steps.preparation import (
@@ -175,8 +175,8 @@ def in_small(context: Context, folder: Path, whole: bool) -> Config:
     held_out = config.corpus.held_out_lines if whole else min(config.corpus.held_out_lines, HELD_OUT_LINES)
     tokens = min(config.embeddings.max_tokens or VECTOR_TOKENS, max(1000, VECTOR_TOKENS // (2 * epochs)))
     changes: dict[str, dict[str, Any]] = {
-        "source": {"text": (str(folder / "source.txt"),)},
-        "target": {"text": (str(folder / "target.txt"),)},
+        "source": {"text": (str(folder / "source.txt"),), "stream": ()},
+        "target": {"text": (str(folder / "target.txt"),), "stream": ()},
         "corpus": {"held_out_lines": held_out, "max_lines": None},
         "head": {"updates": head},
         "embeddings": {"max_tokens": tokens},
@@ -331,28 +331,37 @@ class Rehearsal:
         figures = self.context.figures(HEAD)
         moments = [moment for unit, moment in self.told[HEAD].moments if unit == "updates"]
         update = self.told[HEAD].seconds_each("updates") or figures["fit_seconds"] / len(moments)
-        own = _like(self.context, self.context.config.model_copy(update={"head": self.planned.config.head}))
-        own = _like(own, own.config.model_copy(update={"training": self.planned.config.training}))
         return HeadCost(
             update=update,
             around=figures["seconds"] - figures["fit_seconds"],
             text=Part(figures["lines"], figures["characters"], 0),
             held_out=figures["held_out_lines"],
-            is_kept=self.whole and is_kept(fitting_of(own).digest(own.pretrained)),
+            is_kept=self._head_is_kept(),
         )
+
+    def _head_is_kept(self) -> bool:
+        """Whether an earlier run has left the head: of this text, which the sample may be, or of these inputs."""
+        known = remembered(inputs_of(self.planned))
+        if known is None and self.whole:
+            config = self.planned.config
+            own = self.context.config.model_copy(update={"head": config.head, "training": config.training})
+            known = fitting_of(_like(self.context, own)).digest(self.planned.pretrained)
+        return known is not None and is_kept(known)
 
     def _alignment_cost(self) -> AlignmentCost:
         settings, figures = self.context.config.alignment, self.context.figures(ALIGNMENT)
         tried, seconds = figures["candidates"], figures["seconds"]
-        if settings.method == "auto" and "adversarial" in tried:  # a game, for want of text: with all of it, rarely
+        plays = "adversarial" in tried
+        if settings.method == "auto" and plays:  # all other maps collapsed: of a sample, for want of text
             seconds -= tried["adversarial"]["seconds"]
             tried = {name: account for name, account in tried.items() if name != "adversarial"}
+            plays = self.whole
         return AlignmentCost(
             seconds,
             0 if settings.method == "none" else settings.refinement_rounds,
             self._round(),
             NULL_DRAWS + len(tried),
-            *(self._game() if settings.method == "adversarial" else ()),
+            *(self._game() if plays else ()),
         )
 
     def _round(self) -> float:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
@@ -17,52 +17,62 @@ from trelm.training.batches import MaskedExamples
 from trelm.training.streaming import SequentialStream
 from trelm.vocabulary import encode_lines
 
-MakeStream = Callable[[int, int], SequentialStream]
-"""Makes the stream of a feed from the tokens of a batch and a seed."""
+
+@dataclass(frozen=True)
+class StreamedText:
+    """Text of one language that is read while training.
+
+    Attributes:
+        sources: `hf://` names. language: id of their language. tokenizer: of the model that trains.
+    """
+
+    context: Context
+    sources: tuple[str, ...]
+    language: int
+    tokenizer: PreTrainedTokenizerBase
+
+    def sequence(self, batch_tokens: int, seed: int) -> SequentialStream:
+        """This process's batches of it, from its beginning.
+
+        Args:
+            batch_tokens: of a batch of all processes together.
+            seed: of the order of the text, and of the masks.
+        """
+        corpus, training = self.context.config.corpus, self.context.config.training
+        rank, world = processes.rank(), processes.count()
+        lines = StreamedLines(
+            self.sources,
+            rank=rank,
+            world=world,
+            seed=seed,
+            block_lines=training.stream_lines,
+            min_characters=corpus.min_characters,
+            max_characters=corpus.max_characters,
+            dropped=frozenset(map(fingerprint, judged_sentences(self.context))),
+        )
+        own_tokens = max(1, round(batch_tokens / world))
+        return SequentialStream(lines, self._examples, batch_tokens=own_tokens, seed=seed, rank=rank)
+
+    def _examples(self, lines: list[str]) -> MaskedExamples:
+        training = self.context.config.training
+        ids, _ = encode_lines(self.tokenizer, lines, max_pieces=training.max_length - 2)
+        return MaskedExamples(
+            ids, self.language, vocabulary_of(self.tokenizer), training.max_length, training.mask_rate
+        )
 
 
-def text_streams(context: Context, tokenizer: PreTrainedTokenizerBase) -> dict[Feed, MakeStream]:
-    """For each feed of text that the configuration streams, what makes its batches; empty where it streams nothing.
+def text_streams(context: Context, tokenizer: PreTrainedTokenizerBase) -> dict[Feed, StreamedText]:
+    """By the feed that it stands for, the text that the configuration streams; empty where it streams nothing.
 
     Args:
         tokenizer: of the model that trains.
     """
-    config = context.config
-    named: tuple[tuple[Feed, tuple[str, ...], int], ...] = (
-        ("source-text", config.source.stream, SOURCE),
-        ("target-text", config.target.stream, TARGET),
-    )
-    return {
-        feed: partial(_stream, context, tokenizer, sources, language) for feed, sources, language in named if sources
+    source, target = context.config.source.stream, context.config.target.stream
+    streams: dict[Feed, StreamedText] = {
+        "source-text": StreamedText(context, source, SOURCE, tokenizer),
+        "target-text": StreamedText(context, target, TARGET, tokenizer),
     }
-
-
-def _stream(
-    context: Context,
-    tokenizer: PreTrainedTokenizerBase,
-    sources: tuple[str, ...],
-    language: int,
-    batch_tokens: int,
-    seed: int,
-) -> SequentialStream:
-    corpus, training = context.config.corpus, context.config.training
-    lines = StreamedLines(
-        sources,
-        rank=processes.rank(),
-        world=processes.count(),
-        seed=seed,
-        block_lines=training.stream_lines,
-        min_characters=corpus.min_characters,
-        max_characters=corpus.max_characters,
-        dropped=frozenset(map(fingerprint, judged_sentences(context))),
-    )
-    vocabulary = vocabulary_of(tokenizer)
-
-    def examples(block: list[str]) -> MaskedExamples:
-        ids, _ = encode_lines(tokenizer, block, max_pieces=training.max_length - 2)
-        return MaskedExamples(ids, language, vocabulary, training.max_length, training.mask_rate)
-
-    return SequentialStream(lines, examples, batch_tokens=batch_tokens, seed=seed, rank=processes.rank())
+    return {feed: text for feed, text in streams.items() if text.sources}
 
 
 def judged_sentences(context: Context) -> Iterator[str]:

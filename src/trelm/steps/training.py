@@ -35,6 +35,7 @@ from trelm.stages import (
     transfer_stages,
 )
 from trelm.steps.context import DIAGNOSIS, HEAD, MODEL, PLAN, WORD_LINKS, Context, Figures, telling, use_all_cores
+from trelm.steps.streams import text_streams
 from trelm.training.trainer import LoopSettings
 from trelm.workspace import atomic_path
 
@@ -190,6 +191,7 @@ def stage_data(context: Context) -> StageData:
         vocabulary=context.vocabulary,
         max_length=context.config.training.max_length,
         mask_rate=context.config.training.mask_rate,
+        streams=text_streams(context, context.tokenizer),
     )
 
 
@@ -220,6 +222,7 @@ def shared_settings(
         seed=seed,
         micro_batches=training.micro_batches,
         sharding=training.sharding,
+        compiled=training.compile,
     )
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -12,7 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from trelm import processes
 from trelm.corpus.ragged import Ragged
+from trelm.errors import TrainingError
 from trelm.training.order import Examples, Indices, Stream
 
 IGNORED = -100
@@ -175,22 +178,81 @@ def _tensors(**arrays: NDArray[Any]) -> dict[str, Tensor]:
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
+class SequentialBatches(Protocol):
+    """Batches of one process that are made in order, as of text that is read meanwhile; see `streaming.py`."""
+
+    def batch(self, number: int) -> tuple[dict[str, Tensor], int]:
+        """The model's inputs of batch `number`, from 0, and its real tokens."""
+
+    def position(self) -> dict[str, Any]:
+        """Where it stands, as plain values for JSON."""
+
+    def restore(self, position: dict[str, Any]) -> None:
+        """Go on from there."""
+
+
+@runtime_checkable
+class SequentialExamples(Protocol):
+    """Text that is read while training."""
+
+    def sequence(self, batch_tokens: int, seed: int) -> SequentialBatches:
+        """This process's batches of it, from its beginning; `batch_tokens` are those of all processes."""
+
+
+@dataclass(frozen=True)
+class PlannedPart:
+    """What one kind of examples gives to each batch: any of its batches can be made at once.
+
+    Attributes:
+        seed: of the masks, and number: among the kinds.
+    """
+
+    order: Stream
+    seed: int
+    number: int
+
+    @property
+    def examples(self) -> Examples:
+        return self.order.examples
+
+    def indices(self, index: int) -> Indices:
+        """The examples that it gives to batch `index`."""
+        return self.order.indices(index)
+
+    def batch(self, index: int) -> tuple[dict[str, Tensor], int]:
+        """The model's inputs, and their real tokens."""
+        indices = self.indices(index)
+        random = np.random.default_rng((self.seed, self.number, index))
+        return self.examples.collate(indices, random), self.examples.tokens(indices)
+
+
 class PlannedBatches(Dataset[dict[str, Any]]):
     """The batches of one stage: item `i` is what update `i` trains on, whatever was asked for before.
 
-    Each item has one part a stream, with its weight in the loss and the number of its labels, and the number of the
-    item's real tokens.
+    Each item has one part a kind of examples, with its weight in the loss and the number of its labels, and the number
+    of the item's real tokens. Of several processes each is given the whole item, to take its share; but parts of text
+    that is read while training are its own already (`is_own`), with labels and tokens counted in it alone
+    (`own_tokens`), and the item says where that text stands (`position`).
     """
 
     def __init__(
-        self, streams: Sequence[tuple[Examples, float]], *, updates: int, batch_tokens: int, seed: int
+        self,
+        streams: Sequence[tuple[Examples | SequentialExamples, float]],
+        *,
+        updates: int,
+        batch_tokens: int,
+        seed: int,
     ) -> None:
         total = sum(share for _, share in streams)
         self.weights = [share / total for _, share in streams]
-        self.streams = [
-            Stream(examples, max(1, round(batch_tokens * weight)), seed=seed * 1000 + number)
-            for number, ((examples, _), weight) in enumerate(zip(streams, self.weights))
-        ]
+        self.streams: list[PlannedPart] = []
+        self.sequences: dict[int, SequentialBatches] = {}
+        for number, ((examples, _), weight) in enumerate(zip(streams, self.weights)):
+            room, own_seed = max(1, round(batch_tokens * weight)), seed * 1000 + number
+            if isinstance(examples, SequentialExamples):
+                self.sequences[number] = examples.sequence(room, own_seed)
+            else:
+                self.streams.append(PlannedPart(Stream(examples, room, seed=own_seed), seed, number))
         self.updates = updates
         self.seed = seed
 
@@ -198,32 +260,58 @@ class PlannedBatches(Dataset[dict[str, Any]]):
         return self.updates
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        parts, tokens = [], 0
-        for number, stream in enumerate(self.streams):
-            indices = stream.indices(index)
-            random = np.random.default_rng((self.seed, number, index))
-            parts.append(stream.examples.collate(indices, random))
-            tokens += stream.examples.tokens(indices)
-        labelled = [label_count(part) for part in parts]
-        return {"parts": parts, "weights": self.weights, "labelled": labelled, "tokens": tokens}
+        made = {part.number: part.batch(index) for part in self.streams}
+        own = {number: sequence.batch(index) for number, sequence in self.sequences.items()}
+        parts = [(made | own)[number][0] for number in range(len(self.weights))]
+        return {
+            "parts": parts,
+            "weights": self.weights,
+            "labelled": [label_count(part) for part in parts],
+            "is_own": [number in own for number in range(len(parts))],
+            "tokens": sum(tokens for _, tokens in made.values()),
+            "own_tokens": sum(tokens for _, tokens in own.values()),
+            "position": {str(number): sequence.position() for number, sequence in self.sequences.items()},
+        }
 
     def workers(self, wanted: int) -> int:
-        """How many processes may make batches ahead."""
-        return wanted
+        """How many processes may make batches ahead: one, where they can only be made in order."""
+        return min(1, wanted) if self.sequences else wanted
 
-    def restore(self, positions: list[Any], process: int, folder: Path) -> None:
-        """Go on where a checkpoint was written, by the positions of each process."""
+    def restore(self, positions: Sequence[dict[str, Any]], process: int, folder: Path) -> None:
+        """Go on where a checkpoint was written.
+
+        Args:
+            positions: `position` of the last item of each process. folder: of the training, for messages.
+
+        Raises:
+            TrainingError: text that is read while training was shared by another number of processes.
+        """
+        if not self.sequences:
+            return
+        if len(positions) != processes.count():
+            raise TrainingError(
+                f"{folder}: expected {len(positions)} processes, which began to read the streamed text, found "
+                f"{processes.count()}; start as many"
+            )
+        for number, sequence in self.sequences.items():
+            sequence.restore(positions[process][str(number)])
 
     def describe(self, index: int) -> str:
-        """Which examples update `index` trains on, for a message: the first few of each stream, counted from 1."""
-        shown = []
-        for stream in self.streams:
-            numbers = stream.indices(index) + 1
+        """Which examples update `index` trains on, for a message: the first few of each kind, counted from 1."""
+        shown = ["streamed text"] if self.sequences else []
+        for part in self.streams:
+            numbers = part.indices(index) + 1
             more = ", ..." if len(numbers) > SHOWN else ""
             shown.append(f"lines {', '.join(map(str, sorted(numbers.tolist())[:SHOWN]))}{more}")
         return f"batch {index + 1}: {'; '.join(shown)} of its texts"
 
+    def sample(self, count: int) -> Indices:
+        """Numbers of so many batches, spread evenly; the first ones where they can only be made in order."""
+        last = (min(count, self.updates) if self.sequences else self.updates) - 1
+        return np.unique(np.linspace(0, last, count).astype(int))
+
     def mean_tokens(self, sample: int = 64) -> float:
-        """Real tokens of an update, averaged over the first `sample` of them."""
-        numbers = range(sample)
-        return sum(s.examples.tokens(s.indices(i)) for i in numbers for s in self.streams) / sample
+        """Real tokens of an update of all processes, averaged over the first `sample` of them."""
+        own = sum(sequence.batch(i)[1] for i in range(sample) for sequence in self.sequences.values())
+        planned = sum(p.examples.tokens(p.indices(i)) for i in range(sample) for p in self.streams)
+        return (planned + own * processes.count()) / sample

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from trelm.training.batches import IGNORED
 
 Batch = dict[str, Any]
-"""`parts`: a list of model inputs; `weights`: one a part, summing to 1; `labelled`, where the batch may be cut: labels of
-each part in the whole batch, or None where a part has none that can be counted."""
+"""`parts`: a list of model inputs; `weights`: one a part, summing to 1; `labelled`, where the batch may be cut: labels
+of each part in the whole batch, or None where a part has none that can be counted."""
 
 
 class Objective(nn.Module):
@@ -64,6 +64,14 @@ def share(batch: Batch, number: int, of: int) -> Batch:
     compute together must all touch the same parameters.
     """
     return batch if of == 1 else {**batch, "parts": [_share_of_part(part, number, of) for part in batch["parts"]]}
+
+
+def share_of_process(batch: Batch, number: int, of: int) -> Batch:
+    """`share`, but parts that are the process's own already are left whole."""
+    cut = share(batch, number, of)["parts"]
+    own = batch.get("is_own") or [False] * len(cut)
+    parts = [part if is_own else its_share for part, its_share, is_own in zip(batch["parts"], cut, own)]
+    return {**batch, "parts": parts}
 
 
 def micro_batches(batch: Batch, pieces: int) -> Iterator[Batch]:

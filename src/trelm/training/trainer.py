@@ -24,9 +24,10 @@ from trelm import processes
 from trelm.errors import TrainingError, first_line
 from trelm.training import checkpoints, collective, sharding
 from trelm.training.account import Account, AfterUpdate, BeforeUpdate, Curve, OnNote, OnUpdate
+from trelm.training.allocator import keep_freed_memory
 from trelm.training.batches import PlannedBatches
 from trelm.training.guard import FiniteGuard, is_lost_process, is_out_of_memory
-from trelm.training.objectives import Batch, Objective, is_divisible, micro_batches, rows, share
+from trelm.training.objectives import Batch, Objective, is_divisible, micro_batches, rows, share_of_process
 from trelm.workspace import writing
 
 ENCODER = "encoder."
@@ -44,6 +45,7 @@ class LoopSettings:
         head_learning_rate: the peak of the parameters whose name does not begin with `encoder.`; None: the same.
         micro_batches: pieces that each process computes its batch in, to save memory; the update is the same.
         sharding: `fsdp`: weights, gradients and optimiser state are split over the processes, where there are several.
+        compiled: whether the layers are compiled, which takes a while first and pays in long stages on a GPU.
     """
 
     learning_rate: float
@@ -60,6 +62,7 @@ class LoopSettings:
     head_learning_rate: float | None = None
     micro_batches: int = 1
     sharding: Literal["none", "fsdp"] = "none"
+    compiled: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,13 +113,24 @@ class StageTrainer(Trainer):
     def training_step(self, model: nn.Module, inputs: Batch, num_items_in_batch: Any = None) -> Tensor:
         """Forward and backward of a batch in as many pieces as memory allows; the loss of it all."""
         model.train()
-        tokens, position = inputs.pop("tokens"), inputs.pop("position", None)
+        tokens, position = self._count_over_all(inputs), inputs.pop("position", None)
         batch: Batch = self._prepare_inputs(inputs)
         loss = self._backward(model, batch)
         self.guard.see(loss, self.state.global_step)
         self.account.tokens += tokens
         self.account.position = position
         return loss
+
+    def _count_over_all(self, batch: Batch) -> int:
+        """Tokens of a batch of all processes; its counts of labels become those of all, too."""
+        tokens, own_tokens = batch.pop("tokens"), batch.pop("own_tokens", 0)
+        own = [number for number, is_own in enumerate(batch.pop("is_own", ())) if is_own]
+        if own and collective.is_joint():
+            counts = [own_tokens, *(batch["labelled"][number] for number in own)]
+            own_tokens, *labelled = collective.summed(counts, self.args.device)
+            for number, count in zip(own, labelled):
+                batch["labelled"][number] = count
+        return int(tokens + own_tokens)
 
     def _backward(self, model: nn.Module, batch: Batch) -> Tensor:
         while True:
@@ -160,11 +174,12 @@ class StageTrainer(Trainer):
         else:
             return pieces
         raise TrainingError(
-            f"{self.folder}: expected memory for a batch in {self.account.micro_batches} pieces, found too little; {hint}"
+            f"{self.folder}: expected memory for a batch in {self.account.micro_batches} pieces, found too little; "
+            f"{hint}"
         )
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:
-        norm: Any = super()._clip_grad_norm(model)
+        norm: Any = super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]
         norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
         self.guard.see(norm, self.state.global_step)
         return norm  # type: ignore[no-any-return]
@@ -274,6 +289,7 @@ def train(
         settings.checkpoint_minutes, settings.micro_batches, on_update, before_update, after_update, on_note
     )
     arguments = _arguments(settings, folder, len(batches))
+    _prepare_device(settings.device)
     checkpoint = _last_checkpoint(folder, account, arguments.device)
     if checkpoint is not None:
         values = checkpoints.read_values(checkpoint)
@@ -281,6 +297,8 @@ def train(
         batches.restore(values.get("positions", []), arguments.process_index, folder)
     sharded = settings.sharding == "fsdp" and collective.is_joint()
     objective: nn.Module = Objective(_copy(model) if sharded else model)
+    if settings.compiled:
+        compile_layers(objective)
     trainer = StageTrainer(
         sharding.shard(objective, arguments.device) if sharded else objective,
         account,
@@ -318,6 +336,26 @@ def has_fast_bfloat16(device: str) -> bool:
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and not emulated
 
 
+def compile_layers(module: nn.Module) -> None:
+    """Have the layers of its stacks, and others of their kinds, compiled at their first call, for batches of any shape.
+
+    Layers alone: they are alike, so that one compilation serves all of them, and names of parameters stay.
+    """
+    kinds = {type(layer) for stack in module.modules() if isinstance(stack, nn.ModuleList) for layer in stack}
+    for layer in module.modules():
+        if type(layer) in kinds:
+            layer.compile(dynamic=True)
+
+
+def _prepare_device(device: str) -> None:
+    """Settings of the process that change no result and much of the speed."""
+    if device == "cpu":
+        keep_freed_memory()
+    else:
+        # cuDNN makes a plan for each shape of a batch, which takes longer than the batch; others need none
+        torch.backends.cuda.enable_cudnn_sdp(False)
+
+
 def _part_head(optimizer: torch.optim.Optimizer, head: set[int], rate: float) -> None:
     """Move the parameters with these ids to groups of their own that have another learning rate."""
     groups, optimizer.param_groups = optimizer.param_groups, []
@@ -332,7 +370,7 @@ def _part_head(optimizer: torch.optim.Optimizer, head: set[int], rate: float) ->
 
 def _own_share(items: list[Batch], *, number: int, of: int) -> Batch:
     """This process's share of a planned batch, which is already one."""
-    return share(items[0], number, of)
+    return share_of_process(items[0], number, of)
 
 
 def _last_checkpoint(folder: Path, account: Account, device: torch.device) -> Path | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +31,7 @@ class Limits:
 
 
 def train_wordpiece(
-    blank: Tokenizer, model: dict[str, Any], text: Sequence[str], specials: Sequence[str], limits: Limits
+    blank: Tokenizer, model: dict[str, Any], text: Iterable[str], specials: Sequence[str], limits: Limits
 ) -> dict[str, Any]:
     """A trained WordPiece model.
 
@@ -55,7 +55,7 @@ def train_wordpiece(
 
 
 def train_byte_level(
-    blank: Tokenizer, model: dict[str, Any], text: Sequence[str], specials: Sequence[str], limits: Limits
+    blank: Tokenizer, model: dict[str, Any], text: Iterable[str], specials: Sequence[str], limits: Limits
 ) -> dict[str, Any]:
     """A trained byte-level BPE model: its alphabet is always the 256 bytes."""
     letters = sorted(ByteLevel.alphabet())
@@ -64,7 +64,7 @@ def train_byte_level(
 
 
 def train_metaspace_bpe(
-    blank: Tokenizer, model: dict[str, Any], text: Sequence[str], specials: Sequence[str], limits: Limits
+    blank: Tokenizer, model: dict[str, Any], text: Iterable[str], specials: Sequence[str], limits: Limits
 ) -> dict[str, Any]:
     """A trained BPE model of SentencePiece's kind, with all bytes where it falls back on them."""
     letters = sorted({*alphabet(blank, text, limits), METASPACE})
@@ -82,7 +82,7 @@ def check_size(limits: Limits, fixed: int, specials: int) -> None:
         )
 
 
-def alphabet(blank: Tokenizer, text: Sequence[str], limits: Limits) -> list[str]:
+def alphabet(blank: Tokenizer, text: Iterable[str], limits: Limits) -> list[str]:
     """The most frequent characters of the normalised text, ties by code point; sorted by code point."""
     counts: Counter[str] = Counter()
     for block in batches(text, _BLOCK):
@@ -93,7 +93,7 @@ def alphabet(blank: Tokenizer, text: Sequence[str], limits: Limits) -> list[str]
 
 
 def _vocabulary_and_merges(
-    blank: Tokenizer, text: Sequence[str], fixed: list[str], letters: list[str], limits: Limits
+    blank: Tokenizer, text: Iterable[str], fixed: list[str], letters: list[str], limits: Limits
 ) -> dict[str, Any]:
     trainer = BpeTrainer(
         vocab_size=limits.size,
@@ -107,7 +107,7 @@ def _vocabulary_and_merges(
     return {"vocab": trained["vocab"], "merges": trained["merges"]}
 
 
-def _trained(blank: Tokenizer, text: Sequence[str], trainer: BpeTrainer | WordPieceTrainer) -> dict[str, Any]:
+def _trained(blank: Tokenizer, text: Iterable[str], trainer: BpeTrainer | WordPieceTrainer) -> dict[str, Any]:
     blank.train_from_iterator(batches(text, _BLOCK), trainer=trainer)
     return dict(json.loads(blank.to_str())["model"])
 

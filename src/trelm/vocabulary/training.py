@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ def train_vocabulary(
 
     Args:
         source_tokenizer: WordPiece, byte-level BPE, or Unigram or BPE with a Metaspace pre-tokeniser.
-        lines: text of both languages, balanced by the caller; kept in memory while training.
+        lines: text of both languages, balanced by the caller; read several times, so an iterator's are kept in memory.
         size: entries at most. min_frequency: rarer characters and subwords get no entry.
         alphabet_limit: characters at most, the most frequent ones (no matter for byte-level BPE).
         lowercase: None does as the source does.
@@ -62,12 +62,22 @@ def train_vocabulary(
         _fall_back_on_bytes(spec)
     spec.update(truncation=None, padding=None, normalizer=_normaliser(spec["normalizer"], lowercase))
     specials = special_tokens(source_tokenizer, spec["post_processor"], needs_unknown=kind != BYTE_LEVEL)
-    text = [line for line in lines if line.strip()]
-    if not text:
+    text = _Text(lines)
+    if next(iter(text), None) is None:
         raise DataError("vocabulary: expected text to train it on, found no line that is not empty; give more text")
     limits = Limits(size, min_frequency, alphabet_limit)
     model = _train(kind, spec, text, [token.content for token in specials], limits, source_tokenizer.unk_token)
     return _assemble(source_tokenizer, {**spec, "model": model}, specials)
+
+
+class _Text:
+    """The lines that are not blank, as often as they are asked for."""
+
+    def __init__(self, lines: Iterable[str]) -> None:
+        self._lines = list(lines) if isinstance(lines, Iterator) else lines
+
+    def __iter__(self) -> Iterator[str]:
+        return (line for line in self._lines if line.strip())
 
 
 def check_tokenizer(source_tokenizer: PreTrainedTokenizerBase) -> None:
@@ -121,7 +131,7 @@ def _fall_back_on_bytes(spec: dict[str, Any]) -> None:
 
 
 def _train(
-    kind: str, spec: dict[str, Any], text: Sequence[str], specials: list[str], limits: Limits, unknown: str | None
+    kind: str, spec: dict[str, Any], text: Iterable[str], specials: list[str], limits: Limits, unknown: str | None
 ) -> dict[str, Any]:
     """The trained model part. A tokenizer without any entry does the rest of the source's work for the trainers."""
     model = spec["model"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 from zlib import crc32
@@ -36,7 +36,7 @@ Scores = list[tuple[str, float]]
 
 
 def train_unigram(
-    blank: Tokenizer, model: dict[str, Any], text: Sequence[str], specials: Sequence[str], limits: Limits, unknown: str
+    blank: Tokenizer, model: dict[str, Any], text: Iterable[str], specials: Sequence[str], limits: Limits, unknown: str
 ) -> dict[str, Any]:
     """A trained Unigram model.
 
@@ -60,7 +60,7 @@ def train_unigram(
     return {**model, "vocab": vocabulary, "unk_id": fixed.index(unknown)}
 
 
-def _words(blank: Tokenizer, text: Sequence[str], letters: Sequence[str]) -> Counter[str]:
+def _words(blank: Tokenizer, text: Iterable[str], letters: Sequence[str]) -> Counter[str]:
     """What the pre-tokeniser makes of the text, cut where a character has no entry; sorted."""
     outside = re.compile(f"[^{re.escape(''.join(c for c in letters if c not in RESERVED))}]+")
     counts: Counter[str] = Counter()
