@@ -19,7 +19,7 @@ from toy import ToyRun, copy_of, export_and_die, export_toy, hold_lock, manifest
 from trelm import pipeline
 from trelm.errors import ExportError, RunFolderError, TrelmError
 from trelm.model import plain as model_plain
-from trelm.training import trainer
+from trelm.training import objectives
 from trelm.workspace import read_json
 
 PLAIN_STEP = "stages/6-plain"
@@ -57,13 +57,13 @@ def exported(toy_run: ToyRun, tmp_path_factory: pytest.TempPathFactory) -> ToyRu
 def updates(monkeypatch: pytest.MonkeyPatch) -> list[None]:
     """Grows by one with every update that is trained in this process."""
     seen: list[None] = []
-    batch_loss = trainer.batch_loss
+    batch_loss = objectives.batch_loss
 
     def counted(*given: Any) -> Any:
         seen.append(None)
         return batch_loss(*given)
 
-    monkeypatch.setattr(trainer, "batch_loss", counted)
+    monkeypatch.setattr(objectives, "batch_loss", counted)
     return seen
 
 

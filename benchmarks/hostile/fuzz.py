@@ -53,7 +53,7 @@ class Hang(BaseException):
 
 def main() -> int:
     arguments = parse()
-    readers = [one for one in all_readers() if arguments.only in one.name]
+    readers = [one for one in all_readers() if any(part in one.name for part in arguments.only)]
     if arguments.again is not None:
         return again(arguments.again, readers)
     arguments.keep.mkdir(parents=True, exist_ok=True)
@@ -78,7 +78,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--inputs", type=int, default=2000, help="files for each reader")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--only", default="", help="readers with this in their name")
+    parser.add_argument("--only", nargs="+", default=[""], help="readers with one of these in their name")
     parser.add_argument("--seconds", type=float, default=20, help="longest time for one file")
     parser.add_argument("--memory", type=int, default=2, help="GiB of address space that one reader may take more")
     parser.add_argument("--keep", type=Path, default=Path(tempfile.gettempdir()) / "trelm-fuzz")

@@ -22,7 +22,8 @@ from trelm.model.encoder import TrelmForMaskedLM
 from trelm.model.source import scratch_model, special_ids, trelm_config
 from trelm.stages import START, Stage, StageData
 from trelm.training.batches import Vocabulary
-from trelm.training.trainer import LoopSettings, has_fast_bfloat16
+from trelm.training.device import has_fast_bfloat16
+from trelm.training.trainer import LoopSettings
 
 MLM = Stage("mlm", frozenset({"lower", "upper", "shared"}), START, (("target-text", 1.0),))
 CDLM = Stage("cdlm", frozenset({"upper", "shared"}), START, (("source-to-target", 1.0),))
@@ -78,7 +79,7 @@ def matrix_rate(device: str, dtype: torch.dtype, tokens: int, hidden: int, inter
     return {**rates, "layer": sum(work.values()) / sum(work[name] / rates[name] for name in shapes)}
 
 
-def settings(device: str, precision: str | None = None) -> LoopSettings:
+def settings(device: str, precision: str | None = None, *, compiled: bool = False) -> LoopSettings:
     """How trelm trains, with its own choice of precision."""
     chosen: Any = precision or ("bfloat16" if has_fast_bfloat16(device) else "float32")
     kind: Any = device
@@ -94,6 +95,7 @@ def settings(device: str, precision: str | None = None) -> LoopSettings:
         checkpoint_minutes=1e9,
         log_updates=1000,
         seed=1,
+        compiled=compiled,
     )
 
 
@@ -113,8 +115,14 @@ def real_lengths(count: int, seed: int = 1) -> list[int]:
     return [int(length) for length in np.clip(drawn, 4, MAX_LENGTH)]
 
 
-def new_model(config: Any, vocabulary: int, tokenizer: PreTrainedTokenizerBase | None = None) -> TrelmForMaskedLM:
-    """A TreLM model without dropout around an encoder of this configuration, with random weights."""
+def new_model(
+    config: Any, vocabulary: int, tokenizer: PreTrainedTokenizerBase | None = None, *, tri_layer: bool = True
+) -> TrelmForMaskedLM:
+    """A TreLM model without dropout around an encoder of this configuration, with random weights.
+
+    Args:
+        tri_layer: whether it has the layer more that TreLM puts in; without, it is as deep as the encoder.
+    """
     ids = {"pad": 0} if tokenizer is None else special_ids(tokenizer)
     chosen = trelm_config(
         config,
@@ -123,6 +131,7 @@ def new_model(config: Any, vocabulary: int, tokenizer: PreTrainedTokenizerBase |
         languages=("en", "id"),
         hidden_dropout=0.0,
         attention_dropout=0.0,
+        has_tri_layer=tri_layer,
     )
     return scratch_model(chosen, seed=1)
 

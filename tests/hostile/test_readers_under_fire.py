@@ -9,14 +9,17 @@ import random
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hostile_inputs import harmed
-from hostile_readers import CONLLU, Reader, model_readers, run_readers, settings_readers, text_readers
+from hostile_readers import CONLLU, Reader, model_readers, npy, run_readers, settings_readers, text_readers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trelm.config import make_config
 from trelm.corpus import hub
-from trelm.errors import TrelmError
+from trelm.errors import LONGEST_MESSAGE, ConfigError, DataError, RunFolderError, TrelmError
+from trelm.workspace import read_json
 
 READERS = [*text_readers(), *settings_readers(), *run_readers()]
 Input = bytes | int
@@ -101,3 +104,48 @@ def test_what_once_was_a_traceback_is_a_refusal(name: str, content: bytes, tmp_p
 def test_a_folder_that_cannot_be_is_not_there(name: str) -> None:
     with pytest.raises(TrelmError, match=r"expected a folder, found no .*; check the path"):
         next(hub.read_columns(name, 1))
+
+
+WITHOUT_RATE = b'{"groups": [{"betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0, "params": [0]}], "numbers": {}}'
+WORDS = [
+    ("ragged values", b"", r"a\.values\.npy: expected a row of <i4, found an error \(.*\); remove the folder"),
+    ("ragged values", npy(np.zeros((2, 2), np.int32)), "expected a row of <i4, found 2 dimensions of int32; remove"),
+    ("ragged offsets", npy(np.array([0, 5, 99])), r"expected the bounds of 12 values, found others; remove"),
+    (
+        "checkpoint, optimizer.json",
+        b"{}",
+        r"expected a checkpoint of ours, found one that cannot be read \(.*\); remove",
+    ),
+    ("checkpoint, optimizer.json", WITHOUT_RATE, r"\(no lr in a group of the optimiser\); remove the folder and run"),
+    ("JSON of a run", b"{", r"a\.json: expected JSON, found .*; remove the file and run again"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "words"), WORDS)
+def test_what_is_said_of_a_damaged_run(name: str, content: bytes, words: str, tmp_path: Path) -> None:
+    (reader,) = [one for one in READERS if one.name == name]
+    reader.prepare(tmp_path)
+    with pytest.raises(RunFolderError, match=words):
+        reader(tmp_path, content)
+
+
+def test_json_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match=r"none\.json: expected JSON, found .*No such file"):
+        read_json(tmp_path / "none.json")
+
+
+def test_a_message_is_one_line_that_steers_nothing_and_ends() -> None:
+    assert str(DataError("a\nb\x1b[2J\u202e\ud800 ü")) == "a\\nb\\x1b[2J\\u202e\\ud800 ü"
+    said = str(DataError("start " + "x" * 10**6 + " end"))
+    assert len(said) <= LONGEST_MESSAGE
+    assert said.startswith("start x")
+    assert said.endswith("x end")
+
+
+@pytest.mark.parametrize("name", ["~a\0b", "~\ud800", "x\0"])
+def test_names_that_no_system_takes_are_refused(name: str) -> None:
+    with pytest.raises(DataError, match=r": expected a name, found a NUL or half a character in it; take it out"):
+        hub.parse_name(f"hf://{name}/train")
+    values = {"source": {"model": name, "text": ["a"]}, "target": {"language": "id", "text": ["b"]}}
+    with pytest.raises(ConfigError, match=r": expected text, found a NUL or half a character; take it out"):
+        make_config({**values, "parallel": ["c"], "budget": {"updates": 9}}, base=Path("x"))

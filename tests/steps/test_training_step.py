@@ -94,11 +94,14 @@ def test_a_stage_uses_its_own_settings_and_seed(
 ) -> None:
     seen: dict[str, Any] = {}
 
-    def run_stage(model: Any, stage: Any, batches: Any, settings: Any, folder: Path, on_update: Any) -> Any:
+    def run_stage(
+        model: Any, stage: Any, batches: Any, settings: Any, folder: Path, on_update: Any, on_note: Any
+    ) -> Any:
+        on_note("memory ran out")
         on_update(1, 2, 3.0, None)
         on_update(2, 2, 3.0, 0.5)
         seen[stage.name] = (batches, settings)
-        return SimpleNamespace(seconds=1.5, tokens=7, updates=len(batches), curve={})
+        return SimpleNamespace(seconds=1.5, tokens=7, updates=len(batches), curve={}, micro_batches=1)
 
     monkeypatch.setattr(training, "run_stage", run_stage)
     context = toy_run.context("seed=3", "stages.scratch.learning_rate=0.125", "stages.commonality.schedule=constant")

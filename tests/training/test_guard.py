@@ -42,8 +42,8 @@ def test_a_loss_that_is_no_number_stops_and_names_the_batch(
         spoil(patch, 5, factor)
         message = (
             rf"^{tmp_path}/cut: expected a finite loss and gradient, found none in update 5 \(batch 5: lines \d+, "
-            r".*\); the last checkpoint before it is kept: look at that text, or lower the learning rate of the stage in "
-            "a new run$"
+            r".*\); the last checkpoint before it is kept: look at that text, or lower the learning rate of the stage "
+            "in a new run$"
         )
         with pytest.raises(TrainingError, match=message):
             trainer.train(toy_model(), toy_batches(8), loop_settings(checkpoint_minutes=EVERY_UPDATE), tmp_path / "cut")

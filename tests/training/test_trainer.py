@@ -26,7 +26,7 @@ from trelm.training import checkpoints, objectives, trainer
 from trelm.training.account import Account, OnUpdate
 from trelm.training.batches import PlannedBatches
 from trelm.training.objectives import Objective
-from trelm.training.trainer import LoopSettings, StageTrainer, Trained, has_fast_bfloat16, warmup_updates
+from trelm.training.trainer import LoopSettings, StageTrainer, Trained, warmup_updates
 
 UPDATES = 8
 EVERY_UPDATE = 1e-9  # minutes between checkpoints
@@ -389,27 +389,3 @@ def test_a_checkpoint_before_training_is_a_mistake_of_ours(tmp_path: Path) -> No
     stage = StageTrainer(Objective(toy_model()), Account(1.0), args=arguments, train_dataset=toy_batches(1))
     with pytest.raises(RuntimeError, match=r"^a checkpoint was asked for before the optimiser was made$"):
         stage._save_checkpoint(stage.model)
-
-
-@pytest.mark.parametrize(
-    ("mkldnn", "avx512", "native", "expected"),
-    [
-        (True, True, True, True),
-        (True, True, False, False),  # computed in float32 and converted: four times slower than float32
-        (True, False, False, True),  # ARM, or AVX2 with bfloat16
-        (False, False, False, False),
-    ],
-)
-def test_fast_bfloat16_is_what_the_processor_does_itself(
-    monkeypatch: pytest.MonkeyPatch, mkldnn: bool, avx512: bool, native: bool, expected: bool
-) -> None:
-    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: mkldnn)
-    monkeypatch.setattr(torch.cpu, "_is_avx512_supported", lambda: avx512)
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
-    assert has_fast_bfloat16("cpu") is expected
-
-
-@pytest.mark.parametrize("supported", [True, False])
-def test_fast_bfloat16_of_a_card_is_without_emulation(monkeypatch: pytest.MonkeyPatch, supported: bool) -> None:
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation or supported)
-    assert has_fast_bfloat16("cuda") is supported

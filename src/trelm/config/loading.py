@@ -295,6 +295,9 @@ def _expand_variables(node: Any, origin: str) -> None:
 
 
 def _expand(text: str, origin: str) -> str:
+    if re.search(r"[\x00\ud800-\udfff]", text):
+        raise ConfigError(f"{origin}: {text}: expected text, found a NUL or half a character; take it out")
+
     def value(match: re.Match[str]) -> str:
         if match[1] not in os.environ:
             raise ConfigError(f"{origin}: {text}: the environment variable {match[1]} is not set; set it to a folder")

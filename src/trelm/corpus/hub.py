@@ -14,6 +14,7 @@ Parquet or JSON Lines files. A folder that holds one saved split may be named wi
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +58,9 @@ def parse_name(source: str) -> HubName:
     Raises:
         DataError: a part is missing.
     """
+    if re.search(r"[\x00\ud800-\udfff]", source):
+        hint = "take it out"
+        raise data_error(source, None, expected="a name", found="a NUL or half a character in it", hint=hint)
     body, separator, named = source.removeprefix(PREFIX).partition("#")
     columns = tuple(part.strip() for part in named.split(",")) if separator else _DEFAULT_COLUMNS
     whole = HubName(body, None, None, columns)

@@ -26,7 +26,7 @@ from trelm.steps.head_cache import HEAD_FILE
 from trelm.training.account import OnUpdate
 from trelm.training.batches import Vocabulary
 from trelm.training.checkpoints import remove_checkpoints
-from trelm.training.trainer import has_fast_bfloat16
+from trelm.training.device import has_fast_bfloat16
 from trelm.workspace import Run, Step
 
 CORPUS, HEAD, VOCABULARY, TOKENS, WORD_LINKS = "corpus", "head", "vocabulary", "tokens", "word-links"

@@ -33,7 +33,7 @@ from trelm.tasks.retrieval import retrieval
 from trelm.tasks.roles import roles
 from trelm.tasks.search import VERSION, Search, Store
 from trelm.tasks.tuning import Tell, TuningSettings
-from trelm.training.trainer import has_fast_bfloat16
+from trelm.training.device import has_fast_bfloat16
 from trelm.workspace import digest, read_json, write_json
 
 LEARNING_RATES = (5e-5, 1.5e-4, 5e-4)

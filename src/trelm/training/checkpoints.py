@@ -61,6 +61,8 @@ def load_optimizer(optimizer: torch.optim.Optimizer, folder: Path) -> None:
             index, _, key = name.partition(".")
             state.setdefault(int(index), {})[key] = value
         groups = [{**group, "betas": tuple(group["betas"])} for group in saved["groups"]]
+        if missing := [name for name in ("lr", "eps", "weight_decay") for group in groups if name not in group]:
+            raise ValueError(f"no {missing[0]} in a group of the optimiser")
         optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 

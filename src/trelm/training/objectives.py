@@ -57,6 +57,12 @@ def rows(batch: Batch) -> int:
     return max(len(next(iter(part.values()))) for part in batch["parts"])
 
 
+def longest(batch: Batch) -> int:
+    """Tokens of the longest sequence, padding counted."""
+    shapes = [tensor.shape for part in batch["parts"] for tensor in part.values()]
+    return max(int(shape[1]) for shape in shapes if len(shape) == 2)
+
+
 def share(batch: Batch, number: int, of: int) -> Batch:
     """Every `of`-th sentence of each part, from the `number`-th on: disjoint shares that make up the batch.
 

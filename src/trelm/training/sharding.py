@@ -47,8 +47,8 @@ def is_sharded(module: nn.Module) -> bool:
 
 def full_weights(module: nn.Module) -> dict[str, Tensor]:
     """All weights, whole, in the first process; the others, which must call this too, get nothing."""
-    weights: dict[str, Tensor] = get_model_state_dict(module, options=_FULL)
-    return weights
+    weights: Any = get_model_state_dict(module, options=_FULL)
+    return dict(weights)
 
 
 def set_full_weights(module: nn.Module, weights: dict[str, Tensor]) -> None:

@@ -24,10 +24,18 @@ from trelm import processes
 from trelm.errors import TrainingError, first_line
 from trelm.training import checkpoints, collective, sharding
 from trelm.training.account import Account, AfterUpdate, BeforeUpdate, Curve, OnNote, OnUpdate
-from trelm.training.allocator import keep_freed_memory
 from trelm.training.batches import PlannedBatches
+from trelm.training.device import compile_layers, prepare_device, quick_attention
 from trelm.training.guard import FiniteGuard, is_lost_process, is_out_of_memory
-from trelm.training.objectives import Batch, Objective, is_divisible, micro_batches, rows, share_of_process
+from trelm.training.objectives import (
+    Batch,
+    Objective,
+    is_divisible,
+    longest,
+    micro_batches,
+    rows,
+    share_of_process,
+)
 from trelm.workspace import writing
 
 ENCODER = "encoder."
@@ -152,7 +160,10 @@ class StageTrainer(Trainer):
         for number, piece in enumerate(micro_batches(batch, self.account.micro_batches), start=1):
             last = number == self.account.micro_batches
             with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
-                with self.compute_loss_context_manager():
+                with (
+                    self.compute_loss_context_manager(),
+                    quick_attention(self.args.device.type, self.args.bf16, longest(piece)),
+                ):
                     loss = model(piece) * self.args.world_size  # gradients are averaged over the processes
                 self.accelerator.backward(loss)
             total += loss.detach()
@@ -289,7 +300,7 @@ def train(
         settings.checkpoint_minutes, settings.micro_batches, on_update, before_update, after_update, on_note
     )
     arguments = _arguments(settings, folder, len(batches))
-    _prepare_device(settings.device)
+    prepare_device(settings.device)
     checkpoint = _last_checkpoint(folder, account, arguments.device)
     if checkpoint is not None:
         values = checkpoints.read_values(checkpoint)
@@ -325,35 +336,6 @@ def warmup_updates(warmup: float, updates: int) -> int:
     """Updates of rising learning rate: never more than half of the stage."""
     wanted = warmup if warmup >= 1 else warmup * updates
     return min(round(wanted), updates // 2)
-
-
-def has_fast_bfloat16(device: str) -> bool:
-    """Whether bfloat16 arithmetic is in the hardware."""
-    if device == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    # oneDNN also counts AVX-512 without bfloat16 instructions, where it computes in float32 and converts
-    emulated = torch.cpu._is_avx512_supported() and not torch.cpu._is_avx512_bf16_supported()
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and not emulated
-
-
-def compile_layers(module: nn.Module) -> None:
-    """Have the layers of its stacks, and others of their kinds, compiled at their first call, for batches of any shape.
-
-    Layers alone: they are alike, so that one compilation serves all of them, and names of parameters stay.
-    """
-    kinds = {type(layer) for stack in module.modules() if isinstance(stack, nn.ModuleList) for layer in stack}
-    for layer in module.modules():
-        if type(layer) in kinds:
-            layer.compile(dynamic=True)
-
-
-def _prepare_device(device: str) -> None:
-    """Settings of the process that change no result and much of the speed."""
-    if device == "cpu":
-        keep_freed_memory()
-    else:
-        # cuDNN makes a plan for each shape of a batch, which takes longer than the batch; others need none
-        torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def _part_head(optimizer: torch.optim.Optimizer, head: set[int], rate: float) -> None:
