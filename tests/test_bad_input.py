@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from safetensors import SafetensorError
@@ -20,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from terminal import Terminal, write_toy
 from trelm import workspace
+from trelm.corpus.ragged import RaggedWriter
 from trelm.model.encoder import TrelmForMaskedLM
 from trelm.workspace import Run
 
@@ -338,7 +338,7 @@ def fills_up_in_arrays(patch: pytest.MonkeyPatch) -> None:
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    patch.setattr(np, "save", full)
+    patch.setattr(RaggedWriter, "append", full)
 
 
 def fills_up_in_the_tokenizer(patch: pytest.MonkeyPatch) -> None:

@@ -240,8 +240,9 @@ def checkpoint_readers() -> list[Reader]:
 
     def restore(folder: Path) -> None:
         made = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(3))])
+        schedule = torch.optim.lr_scheduler.LambdaLR(made, lambda step: 1.0)
         checkpoints.load_optimizer(made, folder)
-        checkpoints.load_scheduler(torch.optim.lr_scheduler.LambdaLR(made, lambda step: 1.0), folder)
+        checkpoints.load_scheduler(schedule, folder)
         checkpoints.load_random_state(folder)
 
     return [

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import tempfile
 from pathlib import Path
@@ -15,10 +16,12 @@ from hostile_inputs import harmed
 from hostile_readers import CONLLU, Reader, model_readers, npy, run_readers, settings_readers, text_readers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_report import report_values
 
 from trelm.config import make_config
 from trelm.corpus import hub
 from trelm.errors import LONGEST_MESSAGE, ConfigError, DataError, RunFolderError, TrelmError
+from trelm.report.page import write_report
 from trelm.workspace import read_json
 
 READERS = [*text_readers(), *settings_readers(), *run_readers()]
@@ -106,7 +109,7 @@ def test_a_folder_that_cannot_be_is_not_there(name: str) -> None:
         next(hub.read_columns(name, 1))
 
 
-WITHOUT_RATE = b'{"groups": [{"betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0, "params": [0]}], "numbers": {}}'
+RATE = b'{"groups": [{"lr": {}, "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0, "params": [0]}], "numbers": {}}'
 WORDS = [
     ("ragged values", b"", r"a\.values\.npy: expected a row of <i4, found an error \(.*\); remove the folder"),
     ("ragged values", npy(np.zeros((2, 2), np.int32)), "expected a row of <i4, found 2 dimensions of int32; remove"),
@@ -116,7 +119,11 @@ WORDS = [
         b"{}",
         r"expected a checkpoint of ours, found one that cannot be read \(.*\); remove",
     ),
-    ("checkpoint, optimizer.json", WITHOUT_RATE, r"\(no lr in a group of the optimiser\); remove the folder and run"),
+    (
+        "checkpoint, optimizer.json",
+        RATE,
+        r"\(a group of the optimiser whose settings are no numbers\); remove the folder",
+    ),
     ("JSON of a run", b"{", r"a\.json: expected JSON, found .*; remove the file and run again"),
 ]
 
@@ -149,3 +156,14 @@ def test_names_that_no_system_takes_are_refused(name: str) -> None:
     values = {"source": {"model": name, "text": ["a"]}, "target": {"language": "id", "text": ["b"]}}
     with pytest.raises(ConfigError, match=r": expected text, found a NUL or half a character; take it out"):
         make_config({**values, "parallel": ["c"], "budget": {"updates": 9}}, base=Path("x"))
+
+
+def test_half_a_surrogate_pair_in_a_report_is_shown_as_its_escape(tmp_path: Path) -> None:
+    (tmp_path / "report.json").write_text(json.dumps({**report_values(), "versions": {"x": "\ud800"}}), "utf-8")
+    for path in write_report(tmp_path).values():
+        assert "\\ud800" in path.read_text("utf-8")
+
+
+def test_a_share_that_is_no_number_is_shown_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "report.json").write_text(json.dumps({**report_values(), "word_links": {"share_x": "<most>"}}), "utf-8")
+    assert "&lt;most&gt;" in write_report(tmp_path)["html"].read_text("utf-8")

@@ -216,7 +216,7 @@ def test_what_is_done_after_an_update_takes_no_time_and_may_end_the_training(
     problem: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = [0.0]
-    monkeypatch.setattr("trelm.training.trainer.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("trelm.training.account.time.perf_counter", lambda: clock[0])
 
     def after(done: int, total: int) -> bool:
         assert total == 5

@@ -103,8 +103,10 @@ def _power_of_ten(value: float) -> str:
     return f"{mantissa} × 10" + str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
-def share(value: float | None) -> str:
-    """A share between 0 and 1 as a percentage."""
-    if value is None or not math.isfinite(value):
+def share(value: Any) -> str:
+    """A share between 0 and 1 as a percentage; what is no number, as a damaged report may hold it, as it is."""
+    if value is None or not isinstance(value, (int, float)):
+        return MISSING if value is None else str(value)
+    if not math.isfinite(value):
         return MISSING
     return f"{100 * value:.2g} %" if 0 < abs(value) < 0.001 else f"{100 * value:.1f} %"

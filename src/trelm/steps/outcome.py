@@ -290,9 +290,8 @@ def versions() -> dict[str, str]:
 
 def without_bookkeeping(figures: Figures) -> Figures:
     """A manifest without its bookkeeping."""
-    return {
-        key: value for key, value in figures.items() if key not in ("step", "inputs", "versions", "seed", "seconds")
-    }
+    bookkeeping = ("step", "inputs", "versions", "seed", "seconds", "processes")
+    return {key: value for key, value in figures.items() if key not in bookkeeping}
 
 
 def _cost(figures: Figures) -> Figures:

@@ -61,8 +61,9 @@ def load_optimizer(optimizer: torch.optim.Optimizer, folder: Path) -> None:
             index, _, key = name.partition(".")
             state.setdefault(int(index), {})[key] = value
         groups = [{**group, "betas": tuple(group["betas"])} for group in saved["groups"]]
-        if missing := [name for name in ("lr", "eps", "weight_decay") for group in groups if name not in group]:
-            raise ValueError(f"no {missing[0]} in a group of the optimiser")
+        for group in groups:
+            if not all(isinstance(group[name], (int, float)) for name in ("lr", "eps", "weight_decay")):
+                raise ValueError("a group of the optimiser whose settings are no numbers")
         optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
