@@ -90,7 +90,7 @@ def transfer_stages(source_share: float, *, plain: bool = False) -> tuple[Stage,
 PLAIN_STAGE = Stage(PLAIN, frozenset(PARTS), LANGUAGE_SPECIFIC, (("target-text", 1.0),), anneals=True)
 SCRATCH_STAGE = Stage(SCRATCH, frozenset(PARTS), RANDOM, (("target-text", 1.0),))
 
-WARM_UPDATES, MEASURED_UPDATES = 1, 20  # of a stage, when its speed is measured
+WARM_UPDATES, MEASURED_UPDATES = 1, 8  # of a stage, when its speed is measured in a run, which pays for it
 
 ANNEALED = 0.5
 """Part of the plain stage over which what a plain model cannot hold goes to zero; the rest trains without it."""

@@ -165,7 +165,7 @@ def test_a_budget_in_minutes_is_planned_as_the_run_plans_it(estimated: Any) -> N
     expected = plan_updates(amount, "seconds", dict(zip(STAGES, (1, 1, 1, 3))), SECONDS)
     assert {name: rows[name]["updates"] for name in STAGES} == expected
     assert rows["scratch"]["updates"] == int((amount + extra) / 0.25)
-    measuring = 21 * (0.5 + 1.0 + 0.25)  # transfer-lower is like transfer-upper
+    measuring = 9 * (0.5 + 1.0 + 0.25)  # transfer-lower is like transfer-upper
     assert rows["plan"]["seconds"] == pytest.approx(measuring, abs=0.5)
 
 

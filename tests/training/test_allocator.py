@@ -15,14 +15,16 @@ LINUX_GLIBC = platform.libc_ver()[0] == "glibc"
 
 PROGRAM = """
 import resource, sys
-from trelm.training.allocator import keep_freed_memory
-kept = keep_freed_memory() if sys.argv[1] == "kept" else None
+from trelm.training.allocator import give_memory_back, keep_freed_memory
+kept = keep_freed_memory() if sys.argv[1] != "not" else None
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 def allocate():
     for size in (40, 70, 50):
         bytearray(size << 20)
 allocate()
+if sys.argv[1] == "back":
+    give_memory_back()
 before = faults()
 for _ in range(5):
     allocate()
@@ -46,6 +48,8 @@ def test_memory_that_was_freed_is_not_asked_for_again() -> None:
     _, many = run("not")
     assert kept == "True"
     assert few < 1000 < many
+    _, again = run("back")
+    assert again > 1000
 
 
 @pytest.mark.skipif(not LINUX_GLIBC, reason="settings of glibc")

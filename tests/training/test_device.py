@@ -11,7 +11,7 @@ from torch import nn
 from toy_training import loop_settings, same_weights, toy_batches, toy_model
 
 from trelm.training import trainer
-from trelm.training.device import LONGEST_UNFUSED, compile_layers, has_fast_bfloat16, prepare_device, quick_attention
+from trelm.training.device import LONGEST_UNFUSED, compile_layers, has_fast_bfloat16, prepared, quick_attention
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_compiled_layers_train_as_others(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_card_is_kept_off_plans_for_each_shape() -> None:
     before = torch.backends.cuda.cudnn_sdp_enabled()
     try:
-        prepare_device("cuda")
-        assert not torch.backends.cuda.cudnn_sdp_enabled()
+        with prepared("cuda"):
+            assert not torch.backends.cuda.cudnn_sdp_enabled()
     finally:
         torch.backends.cuda.enable_cudnn_sdp(before)

@@ -18,7 +18,6 @@ from trelm.progress import Progress
 from trelm.stages import (
     COMBINATION,
     LANGUAGE_SPECIFIC,
-    MEASURED_UPDATES,
     PLAIN,
     SCRATCH,
     SCRATCH_STAGE,
@@ -32,7 +31,7 @@ from trelm.steps.context import EVALUATION, EXPORT, PLAN, Context
 from trelm.steps.expected import Expected
 from trelm.steps.preparation import model_config
 from trelm.steps.rates import Machine
-from trelm.steps.rehearsal import Samples, rehearse, steps_of_rehearsal
+from trelm.steps.rehearsal import REHEARSED_UPDATES, Samples, rehearse, steps_of_rehearsal
 from trelm.steps.space import Space
 from trelm.steps.text_sizes import TextSize, look, pair_inputs, text_inputs
 from trelm.steps.training import (
@@ -273,7 +272,7 @@ class Estimate:
         on_the_way = human_bytes(self.space.checkpoints())
         lines = [
             "; ".join(f"{name}: {_described(size)}" for name, size in kinds.items()),
-            f"measured on {samples}; on {MEASURED_UPDATES} updates of each kind of stage",
+            f"measured on {samples}; on {REHEARSED_UPDATES} updates of each kind of stage",
             f"model: {human_count(self.space.parameters)} parameters; "
             f"{self.context.device}, {cores} cores, {self.context.precision}",
             f"time: about {human_seconds(total['seconds'])}; memory: about {human_bytes(total['memory_bytes'])}; disk: "

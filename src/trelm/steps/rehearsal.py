@@ -67,6 +67,7 @@ from trelm.steps.training import (
 from trelm.workspace import Run
 
 HEAD_UPDATES, DIAGNOSIS_UPDATES, ROUNDS = 20, 10, 1
+REHEARSED_UPDATES = 20  # of each kind of stage
 VECTOR_TOKENS = 300_000  # that skip-gram reads, of both languages and in all epochs
 HELD_OUT_LINES = 200
 GAME_STEPS = 50
@@ -248,7 +249,12 @@ class Rehearsal:
         self.moving = time.perf_counter() - started
         model.config.plainness = 0.0
         return measure(
-            self.context, model, stages, data, lambda done, total: tell.update(done, total, "kinds of stages")
+            self.context,
+            model,
+            stages,
+            data,
+            lambda done, total: tell.update(done, total, "kinds of stages"),
+            updates=REHEARSED_UPDATES,
         )
 
     def finish(self, tell: StepProgress) -> None:

@@ -18,6 +18,7 @@ from trelm.stages import (
     COMBINATION,
     COMMONALITY,
     LANGUAGE_SPECIFIC,
+    MEASURED_UPDATES,
     PLAIN,
     RANDOM,
     SCRATCH,
@@ -251,8 +252,9 @@ def measure(
     stages: tuple[Stage, ...],
     data: StageData,
     on_progress: Callable[[int, int], None],
+    updates: int = MEASURED_UPDATES,
 ) -> dict[str, float]:
-    """Seconds of an update of each stage; of two that do the same work one is measured."""
+    """Seconds of an update of each stage, the mean of so many; of two that do the same work one is measured."""
     measured = {}
     alike = {TRANSFER_LOWER: TRANSFER_UPPER, PLAIN: LANGUAGE_SPECIFIC}
     chosen = [stage for stage in stages if stage.name not in alike and stage_settings(context, stage).share > 0]
@@ -263,6 +265,7 @@ def measure(
             data,
             loop_settings(context, stage, context.config.seed),
             batch_tokens=context.config.training.batch_tokens,
+            measured=updates,
         )
         on_progress(number + 1, len(chosen))
     fallback = max(measured.values(), default=1.0)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from trelm.training.allocator import keep_freed_memory
+from trelm.training.allocator import give_memory_back, keep_freed_memory
 
 LONGEST_UNFUSED = 256
 """Tokens of the longest sequences for which the products of attention are kept, in bfloat16 on a CPU."""
@@ -23,13 +24,20 @@ def has_fast_bfloat16(device: str) -> bool:
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and not emulated
 
 
-def prepare_device(device: str) -> None:
-    """Settings of the process that change no result and much of the speed."""
-    if device == "cpu":
-        keep_freed_memory()
-    else:
+@contextlib.contextmanager
+def prepared(device: str) -> Iterator[None]:
+    """Settings of the process that change no result of a training and much of its speed."""
+    if device == "cuda":
         # cuDNN makes a plan for each shape of a batch, which takes longer than the batch; others need none
         torch.backends.cuda.enable_cudnn_sdp(False)
+        yield
+        return
+    kept = keep_freed_memory()
+    try:
+        yield
+    finally:
+        if kept:
+            give_memory_back()
 
 
 def quick_attention(device: str, is_bfloat16: bool, length: int) -> contextlib.AbstractContextManager[None]:

@@ -25,7 +25,7 @@ from trelm.errors import TrainingError, first_line
 from trelm.training import checkpoints, collective, sharding
 from trelm.training.account import Account, AfterUpdate, BeforeUpdate, Curve, OnNote, OnUpdate
 from trelm.training.batches import PlannedBatches
-from trelm.training.device import compile_layers, prepare_device, quick_attention
+from trelm.training.device import compile_layers, prepared, quick_attention
 from trelm.training.guard import FiniteGuard, is_lost_process, is_out_of_memory
 from trelm.training.objectives import (
     Batch,
@@ -300,7 +300,6 @@ def train(
         settings.checkpoint_minutes, settings.micro_batches, on_update, before_update, after_update, on_note
     )
     arguments = _arguments(settings, folder, len(batches))
-    prepare_device(settings.device)
     checkpoint = _last_checkpoint(folder, account, arguments.device)
     if checkpoint is not None:
         values = checkpoints.read_values(checkpoint)
@@ -321,7 +320,7 @@ def train(
     if collective.is_joint():
         account.agree = partial(collective.agreed, device=arguments.device)
     trainer.remove_callback(PrinterCallback)
-    with _other_processes(folder):
+    with prepared(settings.device), _other_processes(folder):
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         trainer.guard.check()
         if sharded:
