@@ -223,7 +223,7 @@ def test_killed_at_any_moment_a_run_goes_on_to_the_same_model(toy_run: ToyRun, t
     values, random = toy_values(toy_run.data, toy_run.model), np.random.default_rng(11)
     before: dict[str, int] = {}
     checkpoints = 0
-    for moment in random.integers(10, 500, KILLS):
+    for moment in random.integers(10, 900, KILLS):
         child = processes.Process(target=run_and_die, args=(values, str(folder), int(moment)))
         child.start()
         child.join(120)
