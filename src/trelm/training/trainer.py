@@ -305,6 +305,22 @@ def train(
         values = checkpoints.read_values(checkpoint)
         account.restore(values)
         batches.restore(values.get("positions", []), arguments.process_index, folder)
+    trainer = _trainer(model, batches, settings, arguments, account)
+    with prepared(settings.device), _other_processes(folder):
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        trainer.guard.check()
+        if sharding.is_sharded(trainer.trained):
+            model.load_state_dict(sharding.full_weights(trainer.trained), strict=False)
+    values = account.values()
+    return Trained(
+        values["seconds"], values["tokens"], trainer.state.global_step, values["curve"], account.micro_batches
+    )
+
+
+def _trainer(
+    model: nn.Module, batches: PlannedBatches, settings: LoopSettings, arguments: TrainingArguments, account: Account
+) -> StageTrainer:
+    """What trains the model, or a copy of it that is split over the processes."""
     sharded = settings.sharding == "fsdp" and collective.is_joint()
     objective: nn.Module = Objective(_copy(model) if sharded else model)
     if settings.compiled:
@@ -320,15 +336,7 @@ def train(
     if collective.is_joint():
         account.agree = partial(collective.agreed, device=arguments.device)
     trainer.remove_callback(PrinterCallback)
-    with prepared(settings.device), _other_processes(folder):
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-        trainer.guard.check()
-        if sharded:
-            model.load_state_dict(sharding.full_weights(trainer.trained), strict=False)
-    values = account.values()
-    return Trained(
-        values["seconds"], values["tokens"], trainer.state.global_step, values["curve"], account.micro_batches
-    )
+    return trainer
 
 
 def warmup_updates(warmup: float, updates: int) -> int:
