@@ -47,12 +47,7 @@ class SequentialStream:
 
     To ask for the next batch is cheap. To ask for an earlier or much later one reads on from the nearest block whose
     position is known.
-
-    Attributes:
-        is_local: True: what it gives is this process's own part already.
     """
-
-    is_local = True
 
     def __init__(
         self, lines: Lines, examples: Callable[[list[str]], Examples], *, batch_tokens: int, seed: int, rank: int
