@@ -107,6 +107,7 @@ def _sections(annotation: Any) -> list[type[Section]]:
 def _type_name(annotation: Any) -> str:
     """A type in the words of someone who writes YAML."""
     names = {str: "text", int: "whole number", float: "number", bool: "true or false", types.NoneType: "null"}
+    names[Any] = "any value"
     origin, inner = get_origin(annotation), [part for part in get_args(annotation) if part is not Ellipsis]
     if origin is Literal:
         return ", ".join(f"`{choice}`" for choice in inner)

@@ -47,7 +47,7 @@ ARROWS: dict[str, set[str]] = {
     },
     "comparison": {
         *("errors", "config", "workspace", "progress", "corpus", "vocabulary", "model", "training", "stages"),
-        *("evaluation", "steps", "report.comparison_schema"),
+        *("initialisation", "evaluation", "steps", "report.comparison_schema"),
     },
     "cli": {"errors", "config", "workspace", "processes", "pipeline", "report", "doctor", "demo", "progress"},
 }

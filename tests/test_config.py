@@ -482,5 +482,7 @@ def test_a_comparison_names_nothing_twice(key: str, twice: list[Any]) -> None:
 
 
 def test_an_unknown_arm_is_refused_with_the_nearest_one() -> None:
-    with pytest.raises(ConfigError, match=r"comparison\.arms\.0: .*did you mean 'source-tokenizer'"):
+    with pytest.raises(
+        ConfigError, match=r"comparison: arms: unknown arm 'source-tokeniser' .*did you mean 'source-tokenizer'"
+    ):
         make_config(minimal(comparison={"arms": ["source-tokeniser"]}))

@@ -17,6 +17,7 @@ from trelm.stages import (
     LANGUAGE_SPECIFIC,
     PLAIN,
     PLAIN_STAGE,
+    PUBLISHED,
     SCRATCH_STAGE,
     Stage,
     run_stage,
@@ -76,7 +77,7 @@ def train(
 
 
 def test_the_plain_stage_follows_the_one_of_the_target_language() -> None:
-    stages = transfer_stages(0.5, plain=True)
+    stages = transfer_stages(0.5, (*PUBLISHED, PLAIN))
     assert stages[:-1] == transfer_stages(0.5)
     assert stages[-1] == PLAIN_STAGE
     assert Stage(PLAIN, frozenset(PARTS), LANGUAGE_SPECIFIC, (("target-text", 1.0),), anneals=True) == PLAIN_STAGE

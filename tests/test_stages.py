@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from toy_stages import SETTINGS, VOCABULARY, changed, small_model, snapshot, some_data, stage_data
@@ -20,6 +21,8 @@ from trelm.stages import (
     COMBINATION,
     COMMONALITY,
     LANGUAGE_SPECIFIC,
+    PLAIN,
+    PUBLISHED,
     SCRATCH_STAGE,
     SOURCE,
     TARGET,
@@ -36,7 +39,7 @@ from trelm.training.batches import IGNORED, CrossLingualExamples, MaskedExamples
 from trelm.training.objectives import batch_loss
 from trelm.training.trainer import Trained
 
-STAGES = {stage.name: stage for stage in (*transfer_stages(0.5, plain=True), SCRATCH_STAGE)}
+STAGES = {stage.name: stage for stage in (*transfer_stages(0.5, (*PUBLISHED, PLAIN)), SCRATCH_STAGE)}
 
 
 pytestmark = pytest.mark.usefixtures("cheap_collections")
@@ -220,13 +223,19 @@ def test_an_interrupted_stage_goes_on_as_if_nothing_had_been(
         if done == 3:
             raise RuntimeError("stopped in the middle")
 
-    model.load_state_dict(start)
+    back_to(model, start)
     with pytest.raises(RuntimeError, match="stopped in the middle"):
         run_stage(model, stage, batches, settings, tmp_path / "cut", stop)
-    model.load_state_dict(start)
+    back_to(model, start)
     trained = run_stage(model, stage, batches, SETTINGS, tmp_path / "cut")
     assert changed(model, whole) == set()
     assert (trained.tokens, trained.curve["loss"]) == (expected.tokens, expected.curve["loss"])
+
+
+def back_to(model: TrelmForMaskedLM, start: dict[str, Tensor]) -> None:
+    """As a process that begins again has the model: with nothing taken away yet."""
+    model.load_state_dict(start)
+    model.config.plainness = 0.0
 
 
 def test_a_stage_without_a_share_leaves_the_model_as_it_is(model: TrelmForMaskedLM, tmp_path: Path) -> None:

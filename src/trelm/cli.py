@@ -36,6 +36,8 @@ TEMPORARY = (
     "no --run: what is prepared goes into a temporary folder, which is removed at the end; with --run FOLDER "
     "`trelm transfer` can go on from there"
 )
+PREPARE_HELP = "prepare only, and write what the cells need to this new folder, for another machine"
+MINUTES_HELP = "with --run-prepared: begin no cell that would not end in so many minutes"
 TASKS_HELP = "YAML file with evaluation sets under `evaluation`, or a run's configuration"
 
 ConfigPath = Annotated[Path, typer.Argument(help="YAML configuration")]
@@ -105,20 +107,41 @@ def diagnose(
 
 @app.command()
 def compare(
-    config: ConfigPath,
-    run: Annotated[Path, typer.Option("--run", help="folder of the comparison, made or gone on with")],
+    config: Annotated[Path | None, typer.Argument(help="YAML configuration; none with --run-prepared")] = None,
+    run: Annotated[Path | None, typer.Option("--run", help="folder of the comparison, made or gone on with")] = None,
+    prepare: Annotated[Path | None, typer.Option("--prepare", help=PREPARE_HELP)] = None,
+    prepared: Annotated[Path | None, typer.Option("--run-prepared", help="compute cells of a prepared folder")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="with --run-prepared: folder of results")] = None,
+    arms: Annotated[str | None, typer.Option("--arms", help="with either: these arms alone, a,b")] = None,
+    seeds: Annotated[str | None, typer.Option("--seeds", help="with either: these seeds alone, 1,2")] = None,
+    minutes: Annotated[float | None, typer.Option("--device-minutes", help=MINUTES_HELP)] = None,
     overrides: Overrides = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """TreLM beside its rivals: same data, equal budgets, several seeds. Run it again to resume; prints the page."""
-    result = _pipeline().compare(load_config(config, overrides or ()), run, quiet=quiet)
-    if as_json:
-        _print_json(result)
+    chosen: dict[str, Any] = {"arms": _names(arms), "seeds": _numbers(seeds), "quiet": quiet}
+    if prepared is not None:
+        _refuse_with("--run-prepared", {"CONFIG": config, "--run": run, "--prepare": prepare})
+        folder = _required(out, "--run-prepared", "--out FOLDER, where its results go")
+        if minutes is not None and minutes <= 0:
+            raise ConfigError(f"--device-minutes {minutes:g}: expected more than 0; give the minutes that there are")
+        done = _pipeline().run_prepared(prepared, folder, overrides=overrides or (), minutes=minutes, **chosen)
+        _print_json(done) if as_json else _print_cells(done, folder)
         return
-    typer.echo((run / "comparison.md").read_text(encoding="utf-8").split("\n## ")[0].strip())
-    for path in result["paths"].values():
-        typer.echo(path)
+    needed = "CONFIG and --run FOLDER, or --run-prepared FOLDER"
+    resolved, place = (
+        load_config(_required(config, "compare", needed), overrides or ()),
+        _required(run, "compare", needed),
+    )
+    _refuse_without("--run-prepared", {"--out": out, "--device-minutes": minutes})
+    if prepare is not None:
+        written = _pipeline().prepare_for_elsewhere(resolved, place, prepare, **chosen)
+        _print_json(written) if as_json else _print_prepared(written)
+        return
+    _refuse_without("--prepare or --run-prepared", {"--arms": arms, "--seeds": seeds})
+    result = _pipeline().compare(resolved, place, quiet=quiet)
+    _print_json(result) if as_json else _print_comparison(result, place)
 
 
 @config_commands.command("show")
@@ -288,6 +311,64 @@ def _print_outcome(result: dict[str, Any], run: Path) -> None:
         )
     Console(markup=False).print(table)
     typer.echo(f"model: {result['export']['path']}\nreport: {run / 'report.html'}")
+
+
+def _print_comparison(result: dict[str, Any], run: Path) -> None:
+    typer.echo((run / "comparison.md").read_text(encoding="utf-8").split("\n## ")[0].strip())
+    for path in result["paths"].values():
+        typer.echo(path)
+
+
+def _print_prepared(written: dict[str, Any]) -> None:
+    size = f"{written['bytes'] / 1e6:.1f} MB"
+    typer.echo(f"{written['path']}: {len(written['cells'])} cells, {size}: {', '.join(written['cells'])}")
+    if written["warning"] is not None:
+        typer.echo(f"warning: {written['warning']}")
+
+
+def _print_cells(done: dict[str, Any], out: Path) -> None:
+    """The cells that have a result, and what is to do with them."""
+    table = Table("arm", "seed", "bits per character", "updates", "training (s)")
+    for cell in done["cells"]:
+        bits, cost = cell["metrics"]["bits_per_character"], cell["cost"]
+        table.add_row(cell["arm"], str(cell["seed"]), f"{bits:.3f}", f"{cost['updates']:,}", f"{cost['seconds']:.0f}")
+    Console(markup=False).print(table)
+    if done["left"]:
+        typer.echo(f"no time for {', '.join(done['left'])}: the same command goes on from here")
+    typer.echo(
+        f"copy the folders of the arms in {out} to results in the comparison's folder; `trelm report` reads them"
+    )
+
+
+def _required(value: Path | None, what: str, expected: str) -> Path:
+    if value is None:
+        raise ConfigError(f"{what}: expected {expected}; see `trelm compare --help`")
+    return value
+
+
+def _refuse_with(option: str, others: dict[str, Any]) -> None:
+    """Raises ConfigError where one of the others is given too."""
+    for name, value in others.items():
+        if value is not None:
+            raise ConfigError(f"{option}: expected it without {name}, found both; leave one out")
+
+
+def _refuse_without(option: str, others: dict[str, Any]) -> None:
+    """Raises ConfigError where one of the others is given alone."""
+    for name, value in others.items():
+        if value is not None:
+            raise ConfigError(f"{name}: expected it together with {option}, found it alone; leave it out")
+
+
+def _names(text: str | None) -> list[str] | None:
+    return None if text is None else [name.strip() for name in text.split(",")]
+
+
+def _numbers(text: str | None) -> list[int] | None:
+    try:
+        return None if text is None else [int(name) for name in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"--seeds {text}: expected whole numbers, as in --seeds 1,2") from None
 
 
 def _score_columns(values: dict[str, Any]) -> tuple[str, str, str, str]:

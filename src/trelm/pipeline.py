@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from trelm import processes
-from trelm.comparison.run import Comparison, claimed, read_results, run_comparison, steps_in_all
+from trelm.comparison.portable import chosen, load_portable
+from trelm.comparison.portable_running import FAILED, run_portable
+from trelm.comparison.portable_writing import check_portable, size_warning, write_portable
+from trelm.comparison.preparation import claimed
+from trelm.comparison.run import (
+    Comparison,
+    prepare_comparison,
+    read_results,
+    run_comparison,
+    steps_of_preparation,
+)
 from trelm.config import CARD_FILE, Config, dump_card, dump_config, load_tasks, read_run_config
 from trelm.corpus.files import expand
 from trelm.errors import ComparisonError, ConfigError, ExportError, did_you_mean
@@ -19,7 +29,7 @@ from trelm.progress import Progress, StepProgress
 from trelm.report.comparison_page import write_comparison
 from trelm.report.page import write_report
 from trelm.report.schema import REPORT
-from trelm.stages import COMBINATION, PLAIN, SCRATCH_STAGE, TRANSFER_LOWER, Stage
+from trelm.stages import COMBINATION, PLAIN, SCRATCH_STAGE, Stage
 from trelm.steps.context import (
     ALIGNMENT,
     CORPUS,
@@ -65,19 +75,20 @@ from trelm.steps.preparation import (
     train_vectors,
 )
 from trelm.steps.tasks import check_tunable, evaluate_model
-from trelm.steps.training import STAGE_FOLDERS, combine_halves, plan_training, planned_stages, train_stage
+from trelm.steps.training import STAGE_FOLDERS, combine_halves, masked_as, plan_training, planned_stages, train_stage
 from trelm.training.checkpoints import remove_checkpoints
 from trelm.workspace import Run, digest, write_json, write_text
 
 
 def steps(config: Config) -> list[RunStep]:
     """METHOD, section by section."""
-    stages = {stage.name: stage for stage in planned_stages(config)}
-    training = [_training_step(stage) for stage in stages.values()]
-    after_lower = list(stages).index(TRANSFER_LOWER) + 1
-    training.insert(after_lower, RunStep(STAGE_FOLDERS[COMBINATION], combine_halves))
+    training = []
+    for stage in planned_stages(config):
+        if stage.starts_from == COMBINATION:
+            training.append(RunStep(STAGE_FOLDERS[COMBINATION], combine_halves))
+        training.append(_training_step(stage))
     if config.baseline.scratch:
-        training.append(_training_step(SCRATCH_STAGE))
+        training.append(_training_step(masked_as(config, SCRATCH_STAGE)))
     head = [RunStep(HEAD, fit_head, resumes=True)] if config.head.updates else []
     return [
         RunStep(CORPUS, prepare_corpus),
@@ -170,26 +181,109 @@ def compare(config: Config, run_folder: Path | str, *, quiet: bool = False) -> d
     Raises:
         TrelmError: bad input, in one line; or cells that cannot be done, after all others are. What is done stays done.
     """
+    comparison = _comparison(config, run_folder)
+    total = steps_of_preparation(comparison) + len(comparison.cells())
+    with _opened(comparison), Progress(total, quiet=quiet) as progress:
+        overview = run_comparison(comparison, progress)
+        paths = write_comparison(comparison.root)
+    _tell_failed(overview["failed"], f"the page is {paths['html']}")
+    cells = read_results(comparison.root)
+    return {"cells": cells, "failed": {}, "paths": {kind: str(path) for kind, path in paths.items()}}
+
+
+def prepare_for_elsewhere(
+    config: Config,
+    run_folder: Path | str,
+    to: Path | str,
+    *,
+    arms: Sequence[str] | None = None,
+    seeds: Sequence[int] | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """What the cells of a comparison share, made in `run_folder`; and what they need, written to the new folder `to`.
+
+    `run_prepared` computes them from there, on whatever machine.
+
+    Args:
+        arms, seeds: of the cells; all of the configuration's where None. quiet: print no progress.
+
+    Returns:
+        `path`, `bytes`, `parts`: bytes of each part; `cells`: their names; `warning`: of a large folder, or None.
+
+    Raises:
+        TrelmError: bad input, or something that cannot be computed elsewhere, in one line.
+    """
+    comparison = _comparison(config, run_folder)
+    wanted = chosen(config, arms, seeds)
+    check_portable(config, Path(to))
+    total = steps_of_preparation(comparison) + 1
+    with _opened(comparison), Progress(total, quiet=quiet) as progress:
+        prepare_comparison(comparison, progress)
+        with progress.step(f"write {to}") as tell:
+            written = write_portable([comparison.job(cell) for cell in wanted], config, Path(to), tell)
+    return written | {"warning": size_warning(written)}
+
+
+def run_prepared(
+    folder: Path | str,
+    out: Path | str,
+    *,
+    arms: Sequence[str] | None = None,
+    seeds: Sequence[int] | None = None,
+    overrides: Sequence[str] = (),
+    minutes: float | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Every cell of a prepared folder that has no result in `out`; neither data nor the Hub is asked.
+
+    Args:
+        arms, seeds: of the cells; all that are prepared where None. overrides: `name=value`, of the budget and of
+            training. minutes: begin no cell that would not end in time, by what cells took so far.
+
+    Returns:
+        `cells`: what each cell's JSON holds; `failed`: cells that could not be done; `left`: those for which there was
+        no time.
+
+    Raises:
+        TrelmError: bad input, in one line; or cells that cannot be done, after all others are. What is done stays done.
+    """
     processes.require_one("compare")
-    run, inputs = Run(Path(run_folder)), describe_inputs(config)
-    comparison = Comparison(config, run.folder, inputs)
-    comparison.arms()  # what does not fit is told before anything is written
+    portable = load_portable(Path(folder), overrides)
+    with quiet_transformers():
+        done = run_portable(portable, chosen(portable.config, arms, seeds), Path(out), minutes=minutes, quiet=quiet)
+    _tell_failed(done["failed"], f"they are named in {Path(out) / FAILED}")
+    return done
+
+
+def _comparison(config: Config, run_folder: Path | str) -> Comparison:
+    """A comparison that fits its configuration, before anything is written."""
+    processes.require_one("compare")
+    run = Run(Path(run_folder))
+    comparison = Comparison(config, run.folder, describe_inputs(config))
+    comparison.arms()
     check_tunable(config.evaluation, (config.source.language, config.target.language))
     with quiet_transformers():
         preflight(Context(config, run), stages=False)
+    return comparison
+
+
+@contextmanager
+def _opened(comparison: Comparison) -> Iterator[None]:
+    """Its folder, kept for this process and this configuration."""
+    run = Run(comparison.root)
     with run.lock(), quiet_transformers():
-        run.claim(claimed(config) + "".join(f"# input {line}\n" for line in inputs))
+        run.claim(claimed(comparison.config) + "".join(f"# input {line}\n" for line in comparison.inputs))
         use_all_cores()
-        with Progress(steps_in_all(comparison), quiet=quiet) as progress:
-            overview = run_comparison(comparison, progress)
-        paths = write_comparison(run.folder)
-    if overview["failed"]:
-        cell, reason = next(iter(overview["failed"].items()))
+        yield
+
+
+def _tell_failed(failed: Mapping[str, str], where: str) -> None:
+    """Raises ComparisonError where cells could not be done."""
+    if failed:
+        cell, reason = next(iter(failed.items()))
         raise ComparisonError(
-            f"{len(overview['failed'])} of the cells could not be done, the first: {cell}: {reason} (all others are; "
-            f"the page is {paths['html']})"
+            f"{len(failed)} of the cells could not be done, the first: {cell}: {reason} (all others are; {where})"
         )
-    return {"cells": read_results(run.folder), "failed": {}, "paths": {kind: str(path) for kind, path in paths.items()}}
 
 
 def estimate(config: Config, *, quiet: bool = True) -> dict[str, Any]:

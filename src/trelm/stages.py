@@ -6,7 +6,7 @@ import copy
 import math
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +19,7 @@ from trelm.corpus.ragged import Ragged
 from trelm.cost import LayerGroup, split_budget, training_flops
 from trelm.errors import BudgetError
 from trelm.model.encoder import TrelmForMaskedLM
-from trelm.model.halves import PARTS, Part, freeze_all_but
+from trelm.model.halves import PARTS, Part, freeze_all_but, part_of_parameters
 from trelm.model.shape import embedding_width, layer_shape
 from trelm.training.account import AfterUpdate, OnNote, OnUpdate
 from trelm.training.batches import (
@@ -31,10 +31,12 @@ from trelm.training.batches import (
     Vocabulary,
 )
 from trelm.training.order import Examples
+from trelm.training.teaching import READ, TaughtExamples, Teaching
 from trelm.training.trainer import LoopSettings, Trained, train
 
 SOURCE, TARGET = 0, 1
-Feed = Literal["source-text", "target-text", "source-to-target", "target-to-source"]
+Feed = Literal["source-text", "target-text", "source-to-target", "target-to-source", "taught-text"]
+CROSS_LINGUAL: tuple[Feed, ...] = ("source-to-target", "target-to-source")
 Unit = Literal["updates", "tokens", "seconds", "flops"]
 
 
@@ -46,6 +48,7 @@ class Stage:
         name: what it trains. trains: the parts whose parameters move. starts_from: `model` (the transferred one before
             training), `random` (random weights), or the name of an earlier stage. feeds: kinds of examples and their
             share of each batch. anneals: whether it takes away what a plain model cannot hold.
+        mask_rate: share of the tokens of text that are to be predicted; None: as the data say.
     """
 
     name: str
@@ -53,42 +56,79 @@ class Stage:
     starts_from: str
     feeds: tuple[tuple[Feed, float], ...]
     anneals: bool = False
+    mask_rate: float | None = None
 
 
-COMMONALITY, TRANSFER_UPPER, TRANSFER_LOWER = "commonality", "transfer-upper", "transfer-lower"
-COMBINATION, LANGUAGE_SPECIFIC, PLAIN, SCRATCH = "combination", "language-specific", "plain", "scratch"
+COMMONALITY, TRANSFER_JOINT = "commonality", "transfer-joint"
+TRANSFER_UPPER, TRANSFER_LOWER, COMBINATION = "transfer-upper", "transfer-lower", "combination"
+LANGUAGE_SPECIFIC, PLAIN, SCRATCH = "language-specific", "plain", "scratch"
 START, RANDOM = "model", "random"
 
+EVERYTHING: frozenset[Part] = frozenset(PARTS)
+Feeds = tuple[tuple[Feed, float], ...]
+TARGET_TEXT: Feeds = (("target-text", 1.0),)
+HALVES = {
+    TRANSFER_UPPER: Stage(
+        TRANSFER_UPPER, frozenset({"upper", "shared"}), START, (("source-to-target", 0.5), ("target-text", 0.5))
+    ),
+    TRANSFER_LOWER: Stage(
+        TRANSFER_LOWER, frozenset({"lower", "shared"}), START, (("target-to-source", 0.5), ("target-text", 0.5))
+    ),
+}
 
-def transfer_stages(source_share: float, *, plain: bool = False) -> tuple[Stage, ...]:
-    """The stages of METHOD section 5 that train; the combination joins the second and the third.
+
+PUBLISHED = (COMMONALITY, TRANSFER_UPPER, TRANSFER_LOWER, LANGUAGE_SPECIFIC)
+
+
+def transfer_stages(
+    source_share: float, wanted: Collection[str] = PUBLISHED, joint: Feeds = TARGET_TEXT
+) -> tuple[Stage, ...]:
+    """The stages of METHOD section 5 that train, those of `wanted`, each from where the one before it ended.
+
+    The two that train one half each start from the same model; what follows both starts from their combination.
 
     Args:
-        source_share: part of the commonality stage's batches that is source-language text.
-        plain: whether a plain model is wanted at the end, and with it the stage that makes it possible.
+        source_share: part of the commonality stage's batches that is source-language text. wanted: names of stages.
+        joint: what the stage that trains both halves together reads.
     """
-    both: tuple[tuple[Feed, float], ...] = (("source-text", source_share), ("target-text", 1 - source_share))
-    return (
-        Stage(COMMONALITY, frozenset({"shared"}), START, tuple(feed for feed in both if feed[1] > 0)),
-        Stage(
-            TRANSFER_UPPER,
-            frozenset({"upper", "shared"}),
-            COMMONALITY,
-            (("source-to-target", 0.5), ("target-text", 0.5)),
-        ),
-        Stage(
-            TRANSFER_LOWER,
-            frozenset({"lower", "shared"}),
-            COMMONALITY,
-            (("target-to-source", 0.5), ("target-text", 0.5)),
-        ),
-        Stage(LANGUAGE_SPECIFIC, frozenset(PARTS), COMBINATION, (("target-text", 1.0),)),
-        *((PLAIN_STAGE,) if plain else ()),
-    )
+    both: Feeds = (("source-text", source_share), ("target-text", 1 - source_share))
+    single = {
+        COMMONALITY: Stage(COMMONALITY, frozenset({"shared"}), START, _without_nothing(both)),
+        TRANSFER_JOINT: Stage(TRANSFER_JOINT, EVERYTHING, START, _without_nothing(joint)),
+    }
+    stages, before = [], START
+    for name in (name for name in single if name in wanted):
+        stages.append(replace(single[name], starts_from=before))
+        before = name
+    halves = [replace(stage, starts_from=before) for name, stage in HALVES.items() if name in wanted]
+    stages += halves
+    before = COMBINATION if len(halves) == len(HALVES) else halves[0].name if halves else before
+    for stage in (stage for stage in (SPECIFIC_STAGE, PLAIN_STAGE) if stage.name in wanted):
+        stages.append(replace(stage, starts_from=before))
+        before = stage.name
+    return tuple(stages)
 
 
-PLAIN_STAGE = Stage(PLAIN, frozenset(PARTS), LANGUAGE_SPECIFIC, (("target-text", 1.0),), anneals=True)
-SCRATCH_STAGE = Stage(SCRATCH, frozenset(PARTS), RANDOM, (("target-text", 1.0),))
+def _without_nothing(feeds: Feeds) -> Feeds:
+    return tuple(feed for feed in feeds if feed[1] > 0)
+
+
+def is_taught(stage: Stage) -> bool:
+    """Whether a teacher is needed."""
+    return any(feed == "taught-text" for feed, _ in stage.feeds)
+
+
+def combines(stages: Iterable[Stage]) -> bool:
+    """Whether the halves of two stages are to be combined."""
+    return any(stage.starts_from == COMBINATION for stage in stages)
+
+
+SPECIFIC_STAGE = Stage(LANGUAGE_SPECIFIC, EVERYTHING, START, TARGET_TEXT)
+PLAIN_STAGE = Stage(PLAIN, EVERYTHING, LANGUAGE_SPECIFIC, TARGET_TEXT, anneals=True)
+SCRATCH_STAGE = Stage(SCRATCH, EVERYTHING, RANDOM, TARGET_TEXT)
+
+ALIKE = {TRANSFER_LOWER: TRANSFER_UPPER, PLAIN: LANGUAGE_SPECIFIC}
+"""Stages that do the same work as another one, which is measured for both where a run has both."""
 
 WARM_UPDATES, MEASURED_UPDATES = 1, 8  # of a stage, when its speed is measured in a run, which pays for it
 
@@ -105,6 +145,7 @@ class StageData:
         source_of_target, target_of_source: its word links, one for each position of the named-first language's partner:
             for every target position a source position or -1, and the other way round.
         streams: text that is read while training, by the feeds that it stands for.
+        teaching: what a teacher reads of the pairs, where there is one.
     """
 
     source: Ragged
@@ -117,6 +158,7 @@ class StageData:
     max_length: int
     mask_rate: float
     streams: Mapping[Feed, SequentialExamples] = field(default_factory=dict)
+    teaching: Teaching | None = None
 
     def examples(self, feed: Feed) -> Examples | SequentialExamples:
         """The examples of one kind."""
@@ -126,6 +168,8 @@ class StageData:
             return MaskedExamples(self.source, SOURCE, self.vocabulary, self.max_length, self.mask_rate)
         if feed == "target-text":
             return MaskedExamples(self.target, TARGET, self.vocabulary, self.max_length, self.mask_rate)
+        if feed == "taught-text":
+            return self._taught_text()
         pairs = (self.pair_source, self.pair_target, self.source_of_target)
         languages = (SOURCE, TARGET)
         if feed == "target-to-source":
@@ -133,9 +177,20 @@ class StageData:
             languages = (TARGET, SOURCE)
         return CrossLingualExamples(*pairs, languages, self.vocabulary, self.max_length)
 
+    def _taught_text(self) -> TaughtExamples:
+        if self.teaching is None:
+            raise ValueError("expected links to a teacher's tokens, found none: the data was made without a teacher")
+        text = MaskedExamples(self.pair_target, TARGET, self.vocabulary, self.max_length, self.mask_rate)
+        return TaughtExamples(text, self.teaching)
+
+    def _masked_at(self, rate: float) -> StageData:
+        streams = {feed: text.masked_at(rate) for feed, text in self.streams.items()}
+        return replace(self, mask_rate=rate, streams=streams)
+
     def batches(self, stage: Stage, *, updates: int, batch_tokens: int, seed: int) -> PlannedBatches:
         """The batches of a stage."""
-        streams = [(self.examples(feed), share) for feed, share in stage.feeds]
+        data = self if stage.mask_rate is None else self._masked_at(stage.mask_rate)
+        streams = [(data.examples(feed), share) for feed, share in stage.feeds]
         return PlannedBatches(streams, updates=updates, batch_tokens=batch_tokens, seed=seed)
 
 
@@ -186,9 +241,13 @@ def run_stage(
     """
     freeze_all_but(model, stage.trains)
     model.config.sparse_prediction = True
+    if settings.body_learning_rate is not None:
+        body = frozenset(name for name, part in part_of_parameters(model).items() if part != "shared")
+        settings = replace(settings, body=body)
+    plainness = model.config.plainness
 
     def anneal(done: int, total: int) -> None:
-        model.config.plainness = min(1.0, (done + 1) / (ANNEALED * total))
+        model.config.plainness = max(plainness, min(1.0, (done + 1) / (ANNEALED * total)))
 
     try:
         if len(batches) == 0:
@@ -255,15 +314,24 @@ def _part_flops(model: TrelmForMaskedLM, stage: Stage, part: dict[str, Any]) -> 
     below, body = model.config.tri_position, source.num_hidden_layers
     rows, read = part["input_ids"].shape
     spoken = part["labels"].shape[1]
+    taught = _teacher_flops(model, part[READ]) if READ in part else 0.0
     groups = (
         LayerGroup(below, "lower" in stage.trains, rows * read, read),
         LayerGroup(int(model.config.has_tri_layer), "shared" in stage.trains, rows * spoken, spoken),
         LayerGroup(body - below, "upper" in stage.trains, rows * spoken, spoken),
     )
-    return training_flops(
+    return taught + training_flops(
         groups,
         layer_shape(model.trelm.lower_layers[0], source),
         vocabulary=source.vocab_size,
         labelled=int((part["labels"] != IGNORED).sum()),
         embedding=embedding_width(source),
     )
+
+
+def _teacher_flops(model: TrelmForMaskedLM, read: torch.Tensor) -> float:
+    """Of the forward pass of the source encoder over what it reads, (B, S)."""
+    source = model.config.source
+    group = LayerGroup(source.num_hidden_layers, False, read.numel(), read.shape[1])
+    shape = layer_shape(model.trelm.lower_layers[0], source)
+    return training_flops((group,), shape, vocabulary=0, labelled=0, embeddings_train=False, head_trains=False)

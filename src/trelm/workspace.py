@@ -355,7 +355,7 @@ def _remove_parts(folder: Path) -> None:
 
 def _is_no_output(name: str) -> bool:
     """Whether an entry of a step's folder is bookkeeping, or is removed when the step has ended."""
-    return name in (MANIFEST, SEAL, MARK) or name.startswith("checkpoint-") or name.endswith(PART)
+    return name in (MANIFEST, SEAL, MARK) or name.startswith(("checkpoint-", "selected-")) or name.endswith(PART)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,12 +34,42 @@ def test_the_configuration_the_comparison_and_the_report_know_the_same_arms() ->
     assert set(ABLATIONS) <= set(ARM_NAMES)
 
 
-@pytest.mark.parametrize("unshared", [None, "commonality", "transfer_upper", "transfer_lower", "language_specific"])
+JOINT = {
+    "transfer_joint": {"share": 4, "taught": 0.5, "cross_lingual": 0.25},
+    "transfer_upper": {"share": 0},
+    "transfer_lower": {"share": 0},
+}
+OF_HALVES = {"one-direction", "joint", "no-combination"}
+
+
+def without(*stages: str) -> dict[str, Any]:
+    return {stage: {"share": 0} for stage in stages}
+
+
+@pytest.mark.parametrize(
+    "stages",
+    [
+        {},
+        *(without(stage) for stage in ("commonality", "transfer_upper", "transfer_lower", "plain")),
+        without("commonality", "plain"),
+        without("transfer_upper", "transfer_lower"),
+        JOINT,
+        JOINT | without("commonality"),
+    ],
+    ids=lambda stages: ",".join(f"{name}-{settings['share']}" for name, settings in stages.items()) or "published",
+)
 @pytest.mark.parametrize("name", ARM_NAMES)
-def test_each_stage_starts_from_one_before_it(name: str, unshared: str | None) -> None:
+def test_each_stage_starts_from_one_before_it(name: str, stages: dict[str, Any]) -> None:
     arm = ARMS[name]
-    without = {} if unshared is None else {"stages": {unshared: {"share": 0}}}
-    given = config(embeddings={"dictionary": ["words.tsv"]}, **without)
+    given = config(embeddings={"dictionary": ["words.tsv"]}, stages=stages)
+    if name in OF_HALVES and {"transfer_upper", "transfer_lower"} <= stages.keys():
+        words = (
+            rf"^comparison\.arms: expected a share of stages\.transfer_upper or stages\.transfer_lower, which '{name}' "
+            r"changes, found 0; leave the arm out$"
+        )
+        with pytest.raises(ConfigError, match=words):
+            arm.configure(given, seed=3)
+        return
     program = arm.program(arm.configure(given, seed=3))
     done = {START}
     assert sum(part.settings.share for part in program) > 0
@@ -82,6 +113,38 @@ def test_what_ablations_leave_out() -> None:
     (joint,) = [part for part in programs["joint"] if part.stage.name == "joint"]
     stages = WITH_DICTIONARY.stages
     assert joint.settings.share == stages.transfer_upper.share + stages.transfer_lower.share
+
+
+def test_an_arm_with_a_joint_stage_has_it_as_configured() -> None:
+    given = config(stages=JOINT)
+    programs = {
+        name: ARMS[name].program(ARMS[name].configure(given, seed=1)) for name in ("trelm-recommended", "no-cdlm")
+    }
+    assert [(part.stage.name, part.settings.share) for part in programs["trelm-recommended"]] == [
+        (name.replace("_", "-"), getattr(given.stages, name).share)
+        for name in ("commonality", "transfer_joint", "language_specific", "plain")
+    ]
+    joint, without_pairs = (dict(program[1].stage.feeds) for program in programs.values())
+    assert joint == {"source-to-target": 0.125, "target-to-source": 0.125, "taught-text": 0.5, "target-text": 0.25}
+    assert without_pairs == {"taught-text": 0.5, "target-text": 0.5}  # what is no CdLM stays
+    assert programs["no-cdlm"][1].stage.starts_from == "commonality"
+
+
+def test_the_published_stages_are_those_of_the_paper_whatever_the_others_have() -> None:
+    paper = ARMS["trelm-paper"].configure(config(stages=JOINT), seed=1)
+    assert not paper.stages.teaches
+    names = [part.stage.name for part in ARMS["trelm-paper"].program(paper)]
+    assert names == ["commonality", "transfer-upper", "transfer-lower", "language-specific"]
+
+
+@pytest.mark.parametrize("only", ["transfer_upper", "transfer_lower"])
+def test_a_joint_stage_stands_where_the_halves_stood(only: str) -> None:
+    """Also where there is one of them."""
+    (other,) = {"transfer_upper", "transfer_lower"} - {only}
+    given = config(stages=without(other))
+    program = ARMS["joint"].program(given)
+    assert [part.stage.name for part in program] == ["commonality", "joint", "language-specific", "plain"]
+    assert program[1].settings.share == getattr(given.stages, only).share
 
 
 def test_settings_of_an_arm_are_laid_over_the_comparison_s() -> None:

@@ -12,6 +12,7 @@ from trelm.comparison.preparation import STEPS, needed_steps, step_digest
 from trelm.steps.context import ALIGNMENT, CORPUS, EMBEDDINGS, HEAD, TOKENS, VOCABULARY, WORD_LINKS
 
 EVERY = set(STEPS)
+TAUGHT = {"transfer_upper": {"share": 0}, "transfer_lower": {"share": 0}, "transfer_joint": {"share": 1, "taught": 0.5}}
 
 
 @pytest.mark.parametrize(
@@ -25,6 +26,8 @@ EVERY = set(STEPS)
         ({"embeddings": {"epochs": 2}}, {EMBEDDINGS, ALIGNMENT}),
         ({"word_links": {"iterations": 2}}, {WORD_LINKS, ALIGNMENT}),
         ({"head": {"updates": 7}}, {HEAD}),
+        ({"stages": TAUGHT}, {WORD_LINKS, ALIGNMENT}),  # what a teacher needs lies with the links
+        ({"stages": TAUGHT | {"transfer_joint": {"share": 1}}}, set()),
         ({"vocabulary": {"size": 900}}, {VOCABULARY, TOKENS, WORD_LINKS, EMBEDDINGS, ALIGNMENT}),
         ({"evaluation": [{"task": "text", "test": ["t"]}]}, EVERY),
         ({"seed": 2}, EVERY),

@@ -172,6 +172,16 @@ class TestBothForms:
         assert shown in markdown
         assert shown in page.text
 
+    def test_a_stage_that_ended_early_says_so(self, tmp_path: Path, values: dict[str, Any]) -> None:
+        values["steps"]["language-specific"] = {"updates": 1200, "planned_updates": 2000, "best_update": 700}
+        values["steps"]["scratch"] |= {"updates": 2000, "planned_updates": 2000, "best_update": 1900}
+        values["steps"]["commonality"] = {"updates": 150}
+        markdown, page = write(tmp_path, values)
+        for shown in ("stopped after 1,200 of 2,000 (best: 700)", "2,000 (best: 1,900)", "3,350"):
+            assert shown in markdown
+            assert shown in page.text
+        assert "150 (" not in markdown
+
     def test_only_what_must_be_there(self, tmp_path: Path, values: dict[str, Any]) -> None:
         least = {key: values[key] for key in ("title", "languages")}
         markdown, page = write(tmp_path, {**least, "models": {"transferred": values["models"]["transferred"]}})

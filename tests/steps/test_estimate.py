@@ -14,7 +14,7 @@ from transformers import BertConfig, BertModel, DebertaV2Config, DebertaV2Model
 from tiny_tokenizers import source_tokenizer
 from toy import ToyRun, manifests, one_core, stamps, toy_values
 from trelm.config import make_config, override_values
-from trelm.cost import memory_bytes
+from trelm.cost import human_seconds, memory_bytes
 from trelm.errors import BudgetError
 from trelm.model.families import FAMILIES, padding_of_positions
 from trelm.model.shape import layer_shape
@@ -28,7 +28,7 @@ from trelm.steps.estimate import Estimate, Texts, estimate, read_texts
 from trelm.steps.head import inputs_of
 from trelm.steps.head_cache import is_kept, remember, remembered
 from trelm.steps.rates import HeadCost, Machine, Part
-from trelm.steps.rehearsal import rehearse, steps_of_rehearsal
+from trelm.steps.rehearsal import in_small, rehearse, steps_of_rehearsal
 from trelm.steps.space import peak_bytes
 from trelm.steps.training import seconds_for_each
 from trelm.workspace import Run
@@ -156,7 +156,7 @@ def test_a_budget_in_flops_is_estimated(estimated: Any) -> None:
     assert sum(rows[name]["flops"] for name in STAGES) == pytest.approx(1e10, rel=0.02)
 
 
-def test_a_budget_in_minutes_is_planned_as_the_run_plans_it(estimated: Any) -> None:
+def test_a_budget_in_minutes_is_planned_as_the_run_plans_it(estimated: Any, rehearsed: Estimate) -> None:
     rows, _ = estimated("budget.minutes=10", "alignment.method=identical")
     assert 500 < sum(row["seconds"] for row in rows.values()) <= 600  # the reserve is not all used
     prepared = sum(rows[name]["seconds"] for name in BEFORE)
@@ -166,7 +166,7 @@ def test_a_budget_in_minutes_is_planned_as_the_run_plans_it(estimated: Any) -> N
     assert {name: rows[name]["updates"] for name in STAGES} == expected
     assert rows["scratch"]["updates"] == int((amount + extra) / 0.25)
     measuring = 9 * (0.5 + 1.0 + 0.25)  # transfer-lower is like transfer-upper
-    assert rows["plan"]["seconds"] == pytest.approx(measuring, abs=0.5)
+    assert rows["plan"]["seconds"] == pytest.approx(measuring + rehearsed.machine.moving)
 
 
 def test_without_a_baseline_nothing_is_estimated_of_it(estimated: Any) -> None:
@@ -243,6 +243,41 @@ def test_ten_times_the_text_takes_ten_times_as_long_where_time_grows_with_text(r
             assert row["disk_bytes"] == pytest.approx(10 * small[row["name"]]["disk_bytes"], rel=0.05)
         if row["name"] in STAGES:
             assert row["seconds"] == pytest.approx(small[row["name"]]["seconds"], rel=0.05)
+
+
+LITTLE = ("corpus.max_target_lines=100", "corpus.max_pairs=50", "corpus.development_lines=8")
+
+
+def test_limits_and_stages_that_may_stop_are_said(estimated: Any, rehearsed: Estimate) -> None:
+    _, summary = estimated(*LITTLE, "training.patience=2", "training.evaluate_updates=4")
+    assert summary[4] == "of these, at most 100 lines of target text and 50 pairs train, as `corpus` says"
+    scores = 2 + 3  # after updates 4 and 6 of language-specific, after 4, 8 and 12 of scratch
+    seconds = human_seconds(scores * 8 * rehearsed.machine.scoring.line)
+    assert summary[5] == (
+        "may stop early (training.patience): language-specific, scratch; counted here with all planned updates; "
+        f"scoring 8 development lines on the way takes up to {seconds} more"
+    )
+
+
+def test_what_trains_is_limited_and_all_text_is_read_and_held_out_from(toy_run: ToyRun, rehearsed: Estimate) -> None:
+    machine = replace(rehearsed.machine, whole=False)  # as if the text were more than the sample, if only just
+    whole, little = (
+        replace(rehearsed, context=toy_run.context(*some), machine=machine).expected for some in ((), LITTLE)
+    )
+    assert (little.amounts.target.lines, little.amounts.pair_target.lines) == pytest.approx((100, 50))
+    assert little.amounts.sides()[0].lines == pytest.approx(whole.amounts.sides()[0].lines)
+    assert little.held_out == (whole.held_out[0] - 8, whole.held_out[1])
+    assert little.preparation()["corpus"] == whole.preparation()["corpus"]
+    for name in ("tokens", "word-links"):
+        assert little.preparation()[name] < whole.preparation()[name]
+    assert little.memory(32, 500)["corpus"] == whole.memory(32, 500)["corpus"]
+
+
+def test_a_rehearsal_on_a_sample_trains_on_all_of_it(toy_run: ToyRun, tmp_path: Path) -> None:
+    context = toy_run.context(*LITTLE)
+    part, whole = (in_small(context, tmp_path, is_whole).corpus for is_whole in (False, True))
+    assert (part.max_target_lines, part.max_pairs, part.development_lines) == (None, None, 0)
+    assert (whole.max_target_lines, whole.max_pairs, whole.development_lines) == (100, 50, 8)
 
 
 def test_a_head_that_is_kept_takes_no_time(rehearsed: Estimate, toy_run: ToyRun) -> None:

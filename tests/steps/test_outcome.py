@@ -225,7 +225,7 @@ def test_a_word_of_bytes_is_masked_where_it_is_one_piece_after_a_space(
     )
     model = MagicMock(device="cpu")
     model.return_value.logits = torch.zeros(1, 64, len(tokenizer))
-    monkeypatch.setattr(outcome, "_scored_length", lambda _: 64)
+    monkeypatch.setattr(outcome, "scored_length", lambda _: 64)
     (example,) = outcome.fill_masks(context, model, [line])
     assert example["truth"] == "little"
 

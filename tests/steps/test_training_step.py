@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from toy import WITH_PLAIN, ToyRun, run_toy
 from trelm.config import make_config
 from trelm.errors import BudgetError
-from trelm.stages import PLAIN_STAGE, SCRATCH_STAGE, transfer_stages
+from trelm.stages import PLAIN, PLAIN_STAGE, PUBLISHED, SCRATCH_STAGE, transfer_stages
 from trelm.steps import training
 from trelm.steps.training import (
     STAGE_FOLDERS,
@@ -95,8 +95,9 @@ def test_a_stage_uses_its_own_settings_and_seed(
     seen: dict[str, Any] = {}
 
     def run_stage(
-        model: Any, stage: Any, batches: Any, settings: Any, folder: Path, on_update: Any, on_note: Any
+        model: Any, stage: Any, batches: Any, settings: Any, folder: Path, on_update: Any, after: Any, on_note: Any
     ) -> Any:
+        assert after is None  # no weights are chosen: every stage trains as planned
         on_note("memory ran out")
         on_update(1, 2, 3.0, None)
         on_update(2, 2, 3.0, 0.5)
@@ -106,7 +107,7 @@ def test_a_stage_uses_its_own_settings_and_seed(
     monkeypatch.setattr(training, "run_stage", run_stage)
     context = toy_run.context("seed=3", "stages.scratch.learning_rate=0.125", "stages.commonality.schedule=constant")
     planned = {**context.figures("plan")["updates"], "plain": 20}
-    for number, one in enumerate((*transfer_stages(0.5, plain=True), SCRATCH_STAGE)):
+    for number, one in enumerate((*transfer_stages(0.5, (*PUBLISHED, PLAIN)), SCRATCH_STAGE)):
         (tmp_path / str(number) / "checkpoint-5").mkdir(parents=True)
         figures = training.train_stage(context, one, tmp_path / str(number), SILENT)
         assert {key: figures[key] for key in ("seconds", "tokens", "updates")} == {
@@ -203,7 +204,7 @@ def test_the_stages_of_a_run_are_those_with_its_share_of_source_text(toy_run: To
     assert planned_stages(config) == transfer_stages(0.25)
     assert final_stage(config) == "language-specific"
     config = toy_run.config("training.source_share=0.25", "stages.plain.share=0.01")
-    assert planned_stages(config) == transfer_stages(0.25, plain=True)
+    assert planned_stages(config) == transfer_stages(0.25, (*PUBLISHED, PLAIN))
     assert final_stage(config) == "plain"
 
 
@@ -313,17 +314,31 @@ def test_updates_are_measured_for_each_kind_of_stage(toy_run: ToyRun, monkeypatc
     assert found == expected
     assert told == [(1, 3), (2, 3), (3, 3)]
     with_plain = toy_run.context("stages.plain.share=1")
-    found = training.measure(with_plain, model, transfer_stages(0.5, plain=True), model, lambda *_: None)
+    found = training.measure(with_plain, model, transfer_stages(0.5, (*PUBLISHED, PLAIN)), model, lambda *_: None)
     assert found == {**expected, "plain": 2.0}  # the same work as the stage before it
 
 
-def test_a_stage_without_a_share_is_not_measured(toy_run: ToyRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    seconds = iter([5.0, 2.0])
+@pytest.mark.parametrize(
+    ("without", "expected"),
+    [
+        ("commonality", {"transfer-upper": 5.0, "transfer-lower": 5.0, "language-specific": 2.0}),
+        ("transfer_lower", {"commonality": 5.0, "transfer-upper": 2.0, "language-specific": 7.0}),
+        ("transfer_upper", {"commonality": 5.0, "transfer-lower": 2.0, "language-specific": 7.0}),
+    ],
+)
+def test_a_stage_without_a_share_is_not_measured(
+    toy_run: ToyRun, monkeypatch: pytest.MonkeyPatch, without: str, expected: dict[str, float]
+) -> None:
+    """The lower half's stage does the same work as the upper half's, and is measured where it is alone."""
+    seconds, told = iter([5.0, 2.0, 7.0]), []
     monkeypatch.setattr(training, "seconds_per_update", lambda *_, **__: next(seconds))
     model: Any = None
-    context = toy_run.context("stages.commonality.share=0")
-    found = training.measure(context, model, transfer_stages(0.5), model, lambda done, total: None)
-    assert found == {"commonality": 5.0, "transfer-upper": 5.0, "transfer-lower": 5.0, "language-specific": 2.0}
+    context = toy_run.context(f"stages.{without}.share=0")
+    stages = planned_stages(context.config)
+    found = training.measure(context, model, stages, model, lambda done, total: told.append((done, total)))
+    assert found == expected
+    of = len(set(expected.values()))
+    assert told == [(number + 1, of) for number in range(of)]
 
 
 def test_updates_are_really_measured(toy_run: ToyRun) -> None:

@@ -177,6 +177,8 @@ def test_the_parts_of_a_set(tmp_path: Path) -> None:
         words[:3],
         words[3:],
     ]
+    fewer = read_parts("tagging", "tags", train=[str(path)], dev=[str(path)], test_from_dev=0.4, max_dev=2)
+    assert [[one.words[0] for one in part] for part in (fewer.dev, fewer.test)] == [words[:2], words[3:]]
     assert evenly(range(7), 3) == [0, 2, 4]
     assert evenly(range(2), None) == [0, 1]
     assert list(read_sentences("tagging", str(path))) == words

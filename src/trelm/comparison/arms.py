@@ -6,23 +6,26 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from trelm.config import Config, StageConfig, make_config, recipe_values
-from trelm.model.halves import PARTS, Part
+from trelm.config import Config, StageConfig, lay_over, make_config, recipe_values
+from trelm.errors import ConfigError
 from trelm.stages import (
     COMBINATION,
     COMMONALITY,
+    CROSS_LINGUAL,
+    EVERYTHING,
     START,
+    TARGET_TEXT,
     TRANSFER_LOWER,
     TRANSFER_UPPER,
     Feed,
+    Feeds,
     Stage,
-    transfer_stages,
 )
 from trelm.steps.context import ALIGNMENT, EMBEDDINGS, HEAD, WORD_LINKS
+from trelm.steps.training import planned_stages
 
-EVERYTHING: frozenset[Part] = frozenset(PARTS)
-TARGET_TEXT: tuple[tuple[Feed, float], ...] = (("target-text", 1.0),)
 MASKED, JOINT = "masked", "joint"
+TRANSFERS = (TRANSFER_UPPER, TRANSFER_LOWER)
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,8 @@ class Arm:
         description: one line for readers. program: the stages that train. start: `rows`: the source encoder with rows
             as `embeddings.initialisation` says; `random`: random weights; `source`: the source encoder and its own
             tokenizer. prepares: steps of preparation that it needs besides corpus, vocabulary and tokens. overrides:
-            settings laid over the comparison's. has_tri_layer: whether there is one; without it and without CdLM the
+            settings laid over the comparison's, section by section; changes: more of them, each as `section.key`, over
+            these. has_tri_layer: whether there is one; without it and without CdLM the
             model is the source's plain class. reads_pairs: whether it trains on pairs; their target side is among the
             text of every arm. orders: whether pairs are reordered along word links.
     """
@@ -54,6 +58,7 @@ class Arm:
     start: Literal["rows", "random", "source"] = "rows"
     prepares: tuple[str, ...] = (HEAD, WORD_LINKS, EMBEDDINGS, ALIGNMENT)
     overrides: Mapping[str, Any] = field(default_factory=dict)
+    changes: Mapping[str, Any] = field(default_factory=dict)
     has_tri_layer: bool = True
     reads_pairs: bool = True
     orders: bool = True
@@ -62,18 +67,22 @@ class Arm:
         """The comparison's configuration with the arm's settings and a seed.
 
         Raises:
-            ConfigError: the settings do not fit, as `wechsel` without a dictionary.
+            ConfigError: the settings do not fit, as `wechsel` without a dictionary, or lack what the arm changes.
         """
         values = config.model_dump(exclude={"budget"})
         values["budget"] = config.budget.model_dump(exclude_none=True)
         for section, changes in self.overrides.items():
             values[section] = {**values[section], **changes}
-        return make_config({**values, "seed": seed}, origin="comparison")
+        for place, value in self.changes.items():
+            values = lay_over(values, _nested(place, value))
+        made = make_config({**values, "seed": seed}, origin="comparison")
+        self.program(made)
+        return made
 
 
-def published(config: Config) -> tuple[CellStage, ...]:
-    """METHOD section 5, and the plain stage where the configuration has it."""
-    return _with_settings(config, transfer_stages(config.training.source_share, plain=config.stages.plain.share > 0))
+def configured(config: Config) -> tuple[CellStage, ...]:
+    """The stages that the configuration gives a share, as a run of its own has them (METHOD section 5)."""
+    return _with_settings(config, planned_stages(config))
 
 
 def masked(config: Config) -> tuple[CellStage, ...]:
@@ -94,40 +103,60 @@ def frozen_body(config: Config) -> tuple[CellStage, ...]:
 def without_cross_lingual(config: Config) -> tuple[CellStage, ...]:
     """The published stages, target text in the place of pairs."""
     return tuple(
-        replace(part, stage=replace(part.stage, feeds=TARGET_TEXT if _has_pairs(part.stage) else part.stage.feeds))
-        for part in published(config)
+        replace(part, stage=replace(part.stage, feeds=_without_pairs(part.stage.feeds))) for part in configured(config)
     )
 
 
 def one_direction(config: Config) -> tuple[CellStage, ...]:
     """Only the upper half is transferred; what follows starts from there."""
-    return _chained(published(config), leave_out=(TRANSFER_LOWER,))
+    return _chained(_with_halves(config, "one-direction"), leave_out=(TRANSFER_LOWER,))
 
 
 def joint(config: Config) -> tuple[CellStage, ...]:
     """Both directions in one stage in which both halves train."""
-    feeds: tuple[tuple[Feed, float], ...] = (
+    feeds: Feeds = (
         ("source-to-target", 0.25),
         ("target-to-source", 0.25),
         ("target-text", 0.5),
     )
     upper, lower = config.stages.transfer_upper, config.stages.transfer_lower
     both = CellStage(Stage(JOINT, EVERYTHING, COMMONALITY, feeds), _with_share(upper, upper.share + lower.share))
-    parts = [both if part.stage.name == TRANSFER_UPPER else part for part in published(config)]
-    return _chained(tuple(parts), leave_out=(TRANSFER_LOWER,))
+    parts = _with_halves(config, JOINT)
+    first = next(number for number, part in enumerate(parts) if part.stage.name in TRANSFERS)
+    return _chained((*parts[:first], both, *parts[first:]), leave_out=TRANSFERS)
 
 
 def without_combination(config: Config) -> tuple[CellStage, ...]:
     """Upper half, then lower half from there; nothing is averaged."""
-    return _chained(published(config))
+    return _chained(_with_halves(config, "no-combination"))
+
+
+def _with_halves(config: Config, arm: str) -> tuple[CellStage, ...]:
+    """The configured stages, for an arm that changes how the halves are transferred.
+
+    Raises:
+        ConfigError: neither half has a stage of its own.
+    """
+    parts = configured(config)
+    if not any(part.stage.name in TRANSFERS for part in parts):
+        raise ConfigError(
+            f"comparison.arms: expected a share of stages.transfer_upper or stages.transfer_lower, which '{arm}' "
+            "changes, found 0; leave the arm out"
+        )
+    return parts
 
 
 def _with_settings(config: Config, stages: tuple[Stage, ...]) -> tuple[CellStage, ...]:
     return tuple(CellStage(stage, getattr(config.stages, stage.name.replace("-", "_"))) for stage in stages)
 
 
-def _has_pairs(stage: Stage) -> bool:
-    return any(feed in ("source-to-target", "target-to-source") for feed, _ in stage.feeds)
+def _without_pairs(feeds: Feeds) -> Feeds:
+    """Target text in the place of CdLM."""
+    shares: dict[Feed, float] = {}
+    for feed, share in feeds:
+        name: Feed = "target-text" if feed in CROSS_LINGUAL else feed
+        shares[name] = shares.get(name, 0.0) + share
+    return tuple(shares.items())
 
 
 def _chained(parts: tuple[CellStage, ...], leave_out: tuple[str, ...] = ()) -> tuple[CellStage, ...]:
@@ -151,6 +180,11 @@ def combines(parts: tuple[CellStage, ...]) -> bool:
     return any(part.stage.starts_from == COMBINATION for part in parts)
 
 
+def reorders(parts: tuple[CellStage, ...]) -> bool:
+    """Whether a stage reads states in another sentence's order."""
+    return any(feed in CROSS_LINGUAL for part in parts for feed, _ in part.stage.feeds)
+
+
 def _rival(description: str, rows: str, *prepares: str, program: Program = masked) -> Arm:
     """An arm whose model has the source's own layers and whose embeddings start in a known way."""
     return Arm(
@@ -164,7 +198,8 @@ def _rival(description: str, rows: str, *prepares: str, program: Program = maske
 
 
 PAPER = {
-    "stages": recipe_values("paper")["stages"],
+    "stages": {"transfer_joint": {"share": 0}, **recipe_values("paper")["stages"]},
+    "model": {"tri_layer": True},
     "embeddings": {"initialisation": "trelm", "copy_shared": False, "min_links": None},
     "alignment": {"method": "adversarial", "normalisation": "none", "restarts": 0},
 }
@@ -174,10 +209,10 @@ ADVERSARIAL = {
 }
 
 ARMS: dict[str, Arm] = {
-    "trelm-recommended": Arm("TreLM as configured", published),
+    "trelm-recommended": Arm("TreLM as configured", configured),
     "trelm-paper": Arm(
         "TreLM with the published stages, rates and table; batches, vocabulary and the game's length as configured",
-        published,
+        configured,
         overrides=PAPER,
     ),
     "scratch": Arm(
@@ -204,14 +239,29 @@ ARMS: dict[str, Arm] = {
     ),
     "no-tri-layer": Arm(
         "TreLM without its TRILayer: what it would read goes straight into the upper half",
-        published,
+        configured,
         has_tri_layer=False,
     ),
-    "no-ordering": Arm("TreLM without reordering: position j reads position j", published, orders=False),
+    "no-ordering": Arm("TreLM without reordering: position j reads position j", configured, orders=False),
     "no-cdlm": Arm("TreLM with target text in the place of CdLM", without_cross_lingual),
     "one-direction": Arm("TreLM that transfers the upper half only", one_direction),
     "joint": Arm("TreLM that transfers both halves in one stage", joint),
     "no-combination": Arm("TreLM whose halves are transferred in turn, not averaged", without_combination),
-    "adversarial": Arm("TreLM from the table that the adversarial game aligned", published, overrides=ADVERSARIAL),
+    "adversarial": Arm("TreLM from the table that the adversarial game aligned", configured, overrides=ADVERSARIAL),
 }
-TRANSFERS = (TRANSFER_UPPER, TRANSFER_LOWER)
+
+
+def arm_named(config: Config, name: str) -> Arm:
+    """An arm, or one of the configuration's variants of it."""
+    arm = ARMS[name.partition("+")[0]]
+    changes = config.comparison.variants.get(name)
+    if changes is None:
+        return arm
+    words = ", ".join(f"{place} = {value}" for place, value in changes.items())
+    return replace(arm, description=f"{arm.description}; {words}", changes=changes)
+
+
+def _nested(place: str, value: Any) -> dict[str, Any]:
+    """`a.b` and a value as `{"a": {"b": value}}`."""
+    first, _, rest = place.partition(".")
+    return {first: _nested(rest, value) if rest else value}

@@ -5,24 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from trelm.comparison.arms import Arm, CellStage
-from trelm.comparison.preparation import SOURCE_TOKENS, needed_steps
+from trelm.comparison.arms import Arm, CellStage, reorders
+from trelm.comparison.inputs import CellInputs, tokenizer_of
 from trelm.config import Config
-from trelm.corpus.ragged import Ragged
 from trelm.model.encoder import TrelmForMaskedLM
 from trelm.model.source import scratch_model, special_ids, transferred_model, trelm_config
 from trelm.stages import StageData, Unit, flops_per_update, seconds_per_update
-from trelm.steps.context import TOKENS, Context, vocabulary_of
-from trelm.steps.initialisation import initialise
-from trelm.steps.streams import text_streams
-from trelm.steps.training import shared_settings, stage_data
+from trelm.steps.context import Context
+from trelm.steps.training import settings_of
 from trelm.training.trainer import LoopSettings
-
-NOTHING = Ragged(np.zeros(0, dtype=np.int32), np.zeros(1, dtype=np.int64))
 
 
 @dataclass(frozen=True)
@@ -30,13 +24,14 @@ class Cell:
     """An arm with a seed.
 
     Attributes:
-        name: of the arm. context: the arm's configuration with this seed; its run folder is the cell's, prepared steps
-            lie elsewhere. mask_seed: of the masks that every cell is scored on.
+        name: of the arm. context: the arm's configuration with this seed, and a run folder that is the cell's own.
+            inputs: what else it reads. mask_seed: of the masks that every cell is scored on.
     """
 
     name: str
     arm: Arm
     context: Context
+    inputs: CellInputs
     mask_seed: int
 
     @property
@@ -47,90 +42,58 @@ class Cell:
     @cached_property
     def program(self) -> tuple[CellStage, ...]:
         """The stages that train."""
-        return self.arm.program(self.config)
+        parts = self.arm.program(self.config)
+        return tuple(replace(p, stage=replace(p.stage, mask_rate=p.settings.mask_rate)) for p in parts)
+
+    @property
+    def has_tri_layer(self) -> bool:
+        """Whether the arm's model has a TRILayer, where the configuration has one."""
+        return self.arm.has_tri_layer and self.config.model.tri_layer
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """What the arm's model reads with."""
-        return self.context.pretrained.tokenizer if self.arm.start == "source" else self.context.tokenizer
+        return tokenizer_of(self.arm, self.context)
 
-    @cached_property
+    @property
     def data(self) -> StageData:
         """What the stages draw their batches from."""
-        if self.arm.reads_pairs:
-            data = stage_data(self.context)
-            return data if self.arm.orders else _without_ordering(data)
-        folder = self.context.folder(SOURCE_TOKENS if self.arm.start == "source" else TOKENS)
-        text = Ragged.load(folder, "target")  # with the pairs' target side: the corpus has it among the text
-        training = self.config.training
-        return StageData(
-            *(NOTHING, text, NOTHING, NOTHING, NOTHING, NOTHING),
-            vocabulary=vocabulary_of(self.tokenizer),
-            max_length=training.max_length,
-            mask_rate=training.mask_rate,
-            streams=text_streams(self.context, self.tokenizer),
-        )
+        return self.inputs.data
 
     def settings(self, number: int) -> LoopSettings:
         """How stage `number` trains."""
-        section = self.program[number].settings
-        return shared_settings(
-            self.context,
-            learning_rate=section.learning_rate,
-            warmup=section.warmup,
-            schedule=section.schedule,
-            seed=self.config.seed * 100 + number,
-        )
+        part = self.program[number]
+        return settings_of(self.context, part.stage, part.settings, self.config.seed * 100 + number)
 
 
-def _without_ordering(data: StageData) -> StageData:
-    """Every output position linked to the input position of the same number, where there is one."""
-
-    def identity(outputs: Ragged, inputs: Ragged) -> Ragged:
-        starts = np.repeat(outputs.offsets[:-1], outputs.lengths())
-        place = np.arange(len(outputs.values)) - starts
-        longest = np.repeat(inputs.lengths(), outputs.lengths())
-        return Ragged(np.where(place < longest, place, -1).astype(np.int32), outputs.offsets)
-
-    return replace(
-        data,
-        source_of_target=identity(data.pair_target, data.pair_source),
-        target_of_source=identity(data.pair_source, data.pair_target),
-    )
+def cell_key(name: str, seed: int) -> str:
+    """A cell's name in folders, and among what failed."""
+    return f"{name}/seed-{seed}"
 
 
 def start_model(cell: Cell) -> TrelmForMaskedLM:
     """The arm's model before training."""
-    context, config, arm = cell.context, cell.config, cell.arm
-    source, seed, tokenizer = context.source, config.seed, cell.tokenizer
-    training = config.training
+    arm, seed, tokenizer = cell.arm, cell.config.seed, cell.tokenizer
+    source, training = cell.context.source, cell.config.training
     settings = trelm_config(
         source.config,
         vocabulary_size=len(source.table) if arm.start == "source" else len(tokenizer),
         special_ids=special_ids(tokenizer),
-        languages=context.languages,
+        languages=cell.context.languages,
         hidden_dropout=training.hidden_dropout,
         attention_dropout=training.attention_dropout,
-        has_tri_layer=arm.has_tri_layer,
+        has_tri_layer=cell.has_tri_layer,
+        is_ordered=reorders(cell.program),
     )
-    if not arm.has_tri_layer and not arm.reads_pairs:
-        settings.plainness = 1.0  # the source's own class: no positions in the middle
     if arm.start == "random":
         return scratch_model(settings, seed)
     if arm.start == "source":
         return transferred_model(
             settings, source, source.table, seed, output=source.output_table, bias=source.output_bias
         )
-    made = initialise(context)
+    made = cell.inputs.rows
     outputs, bias = (None if rows is None else torch.from_numpy(rows) for rows in (made.outputs, made.bias))
     return transferred_model(settings, source, torch.from_numpy(made.words), seed, output=outputs, bias=bias)
-
-
-def preparation_seconds(cell: Cell) -> float:
-    """What the arm's own preparation took: not what every arm needs, the corpus and a vocabulary."""
-    figures = [cell.context.figures(name) for name in needed_steps(cell.arm) if name in cell.arm.prepares]
-    # a head that was fitted in an earlier run, or in several goes, took longer than its step here
-    return sum(max(float(step["seconds"]), float(step.get("fit_seconds", 0.0))) for step in figures)
 
 
 def budget_of(cell: Cell, model: TrelmForMaskedLM, spent: float) -> tuple[Unit, float, dict[str, float]]:

@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from trelm.comparison.arms import Arm
 from trelm.config import Config
 from trelm.progress import Progress, StepProgress
@@ -109,6 +111,8 @@ def step_digest(config: Config, name: str, inputs: Iterable[str]) -> str:
             values[section] = [[task[key] for key in ("task", "train", "dev", "test")] for task in value]
         else:
             values[section] = {key: value[key] for key in keys} if keys else value
+    if name == WORD_LINKS and config.stages.teaches:
+        values["teaches"] = True  # what a teacher needs lies with the links
     above = [step_digest(config, other, inputs) for other in shared.after]
     return digest([name, values, config.seed, above, list(inputs) if name == CORPUS else []])
 
@@ -116,6 +120,12 @@ def step_digest(config: Config, name: str, inputs: Iterable[str]) -> str:
 def places(config: Config, arm: Arm, root: Path, inputs: list[str]) -> dict[str, Path]:
     """Where each step of the arm's preparation lies; `config` has the comparison's own seed."""
     return {name: root / PREPARED / f"{name}-{step_digest(config, name, inputs)}" for name in needed_steps(arm)}
+
+
+def claimed(config: Config) -> str:
+    """The configuration without what may grow: arms and seeds can be added to a comparison."""
+    values = config.model_dump(mode="json", exclude={"card": True, "comparison": {"arms", "seeds", "variants"}})
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
 def plan_preparation(

@@ -12,6 +12,8 @@ from trelm.steps.outcome import versions
 
 COMPARABLE = ("bits_per_character", "unit_accuracy")
 """Scores of held-out text that mean the same whatever the vocabulary; a token's loss and accuracy do not."""
+STAGE_FIGURES = ("updates", "tokens", "seconds", "flops", "planned_updates", "best_update", "development")
+"""The last three only of stages whose weights are chosen on development lines."""
 
 
 def learning_curve(cell: Cell) -> dict[str, list[float]]:
@@ -48,7 +50,7 @@ def cell_result(cell: Cell, tasks: dict[str, Figures]) -> dict[str, Any]:
         "cost": cost | {"preparation_seconds": plan["preparation_seconds"], "parameters": plan["parameters"]},
         "start": plan["start"],
         "stages": {
-            part.stage.name: {name: stage[name] for name in ("updates", "tokens", "seconds", "flops")}
+            part.stage.name: {name: stage[name] for name in STAGE_FIGURES if name in stage}
             for part, stage in zip(cell.program, stages)
         },
         "combined": combines(cell.program),

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from trelm.comparison.arms import ARMS, Arm
-from trelm.comparison.cell import Cell
+from trelm.comparison.arms import Arm, arm_named
+from trelm.comparison.cell import Cell, cell_key
+from trelm.comparison.inputs import PreparedInputs
 from trelm.comparison.pictures import table_picture, word_link_picture
 from trelm.comparison.preparation import CellRun, places, plan_preparation, prepare_all
 from trelm.comparison.result import cell_result
@@ -48,20 +48,56 @@ class Comparison:
             ConfigError: an arm's settings do not fit the configuration.
         """
         return {
-            name: (ARMS[name], ARMS[name].configure(self.config, self.config.seed))
+            name: (arm, arm.configure(self.config, self.config.seed))
             for name in self.config.comparison.arms
+            for arm in (arm_named(self.config, name),)
         }
 
     def cell(self, name: str, seed: int) -> Cell:
         """The cell of an arm with a seed."""
-        arm, config = ARMS[name], ARMS[name].configure(self.config, self.config.seed)
+        arm = arm_named(self.config, name)
+        config = arm.configure(self.config, self.config.seed)
         there = places(config, arm, self.root, self.inputs)
-        run = CellRun(self.root / CELLS / name / f"seed-{seed}", there)
-        return Cell(name, arm, Context(arm.configure(self.config, seed), run), self.config.seed)
+        run = CellRun(self._place(name, seed), there)
+        context = Context(arm.configure(self.config, seed), run)
+        return Cell(name, arm, context, PreparedInputs(arm, context), self.config.seed)
+
+    def cells(self) -> list[tuple[str, int]]:
+        """Every arm with every seed, seed by seed: what there is when somebody stops is balanced."""
+        settings = self.config.comparison
+        return [(name, seed) for seed in settings.seeds for name in settings.arms]
+
+    def job(self, cell: tuple[str, int]) -> Job:
+        """A cell as something to be done."""
+        name, seed = cell
+        return Job(name, seed, self.result_path(name, seed), partial(self.cell, name, seed), self._place(name, seed))
+
+    def _place(self, name: str, seed: int) -> Path:
+        return self.root / CELLS / cell_key(name, seed)
 
     def result_path(self, name: str, seed: int) -> Path:
         """Where a cell's figures lie once it is done."""
         return self.root / RESULTS / name / f"seed-{seed}.json"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A cell to be done.
+
+    Attributes:
+        result: where its figures go. make: called when its turn has come. place: its own folder.
+    """
+
+    name: str
+    seed: int
+    result: Path
+    make: Callable[[], Cell]
+    place: Path
+
+    @property
+    def key(self) -> str:
+        """The cell's name in folders and among what failed."""
+        return cell_key(self.name, self.seed)
 
 
 def run_comparison(comparison: Comparison, progress: Progress) -> dict[str, Any]:
@@ -69,51 +105,60 @@ def run_comparison(comparison: Comparison, progress: Progress) -> dict[str, Any]
 
     A cell that cannot be done, as with a budget too small for its stages, is named under `failed`; the others go on.
     """
-    arms = comparison.arms()
-    prepare_all(plan_preparation(arms, comparison.root, comparison.inputs), comparison.root, progress)
-    overview = describe(comparison)
-    write_json(comparison.root / COMPARISON, overview)
-    for seed in comparison.config.comparison.seeds:
-        for name in arms:
-            label = f"{name}, seed {seed}"
-            if comparison.result_path(name, seed).exists():
-                progress.skip(label)
-                continue
-            try:
-                with progress.step(label) as tell:
-                    _do_cell(comparison, name, seed, tell)
-            except TrelmError as error:
-                overview["failed"][f"{name}/seed-{seed}"] = str(error)
-                write_json(comparison.root / COMPARISON, overview)
+    overview = prepare_comparison(comparison, progress)
+
+    def on_failure(job: Job, error: Exception) -> None:
+        overview["failed"][job.key] = str(error)
+        write_json(comparison.root / COMPARISON, overview)
+
+    do_cells(map(comparison.job, comparison.cells()), progress, on_failure)
     return overview
 
 
-def steps_in_all(comparison: Comparison) -> int:
-    """Steps of preparation and cells."""
-    prepared = plan_preparation(comparison.arms(), comparison.root, comparison.inputs)
-    return len(prepared) + len(comparison.config.comparison.arms) * len(comparison.config.comparison.seeds)
+def prepare_comparison(comparison: Comparison, progress: Progress) -> dict[str, Any]:
+    """All that cells share; returns what `comparison.json` holds before any is done."""
+    prepare_all(plan_preparation(comparison.arms(), comparison.root, comparison.inputs), comparison.root, progress)
+    overview = describe(comparison)
+    write_json(comparison.root / COMPARISON, overview)
+    return overview
 
 
-def _do_cell(comparison: Comparison, name: str, seed: int, tell: StepProgress) -> None:
-    cell = comparison.cell(name, seed)
-    inputs = digest([claimed(cell.config), sorted(path.name for path in _prepared(cell).values())])
+def do_cells(
+    jobs: Iterable[Job],
+    progress: Progress,
+    on_failure: Callable[[Job, Exception], None],
+    faults: type[Exception] = TrelmError,
+) -> None:
+    """Do every cell that has no result.
+
+    Args:
+        jobs: each is asked for when the one before is done. on_failure: told of `faults`, after which the others go on.
+    """
+    for job in jobs:
+        label = f"{job.name}, seed {job.seed}"
+        if job.result.exists():
+            progress.skip(label)
+            continue
+        try:
+            with progress.step(label) as tell:
+                _do_cell(job.make(), job.result, tell)
+        except faults as error:
+            on_failure(job, error)
+
+
+def steps_of_preparation(comparison: Comparison) -> int:
+    """How many there are."""
+    return len(plan_preparation(comparison.arms(), comparison.root, comparison.inputs))
+
+
+def _do_cell(cell: Cell, result: Path, tell: StepProgress) -> None:
+    inputs = digest(cell.inputs.depends_on)
     for step, work in cell_steps(cell).items():
         tell.note(step)
         do_step(cell, step, work, inputs, tell)
     tasks = _score_tasks(cell, tell)
-    write_json(comparison.result_path(name, seed), cell_result(cell, tasks))
+    write_json(result, cell_result(cell, tasks))
     remove_models(cell)
-
-
-def claimed(config: Config) -> str:
-    """The configuration without what may grow: arms and seeds can be added to a comparison."""
-    values = config.model_dump(mode="json", exclude={"card": True, "comparison": {"arms", "seeds"}})
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-
-
-def _prepared(cell: Cell) -> Mapping[str, Path]:
-    run = cell.context.run
-    return run.prepared if isinstance(run, CellRun) else {}
 
 
 def _score_tasks(cell: Cell, tell: StepProgress) -> dict[str, Figures]:
@@ -122,8 +167,7 @@ def _score_tasks(cell: Cell, tell: StepProgress) -> dict[str, Figures]:
     encoder = encoder_of(
         model.trelm,
         cell.tokenizer,
-        # trained in one language, or folding into a plain model, which has one
-        languages=() if not cell.arm.reads_pairs or model.config.plainness == 1.0 else None,
+        languages=() if model.config.plainness == 1.0 else None,  # it folds into a plain model, which has one
         device=context.device,
         precision=context.precision,
     )

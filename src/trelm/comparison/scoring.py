@@ -9,7 +9,7 @@ import numpy as np
 from trelm.comparison.cell import Cell
 from trelm.evaluation.intrinsic import masked_text_scores
 from trelm.model.encoder import TrelmForMaskedLM
-from trelm.steps.outcome import EVALUATION_BATCH_TOKENS
+from trelm.steps.scoring import EVALUATION_BATCH_TOKENS
 
 HELD_OUT = "target-held-out.txt"
 

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from trelm.comparison.arms import TRANSFERS
-from trelm.comparison.cell import Cell, budget_of, mean_flops, preparation_seconds, start_model
+from trelm.comparison.cell import Cell, budget_of, mean_flops, start_model
 from trelm.comparison.scoring import HELD_OUT, point, points_within, score
 from trelm.config import HELD_OUT_SCORES
 from trelm.model.configuration import TrelmConfig
@@ -20,6 +20,7 @@ from trelm.progress import StepProgress
 from trelm.stages import COMBINATION, START, Stage, plan_updates, run_stage
 from trelm.steps.context import Figures, carry_out, telling, use_all_cores
 from trelm.steps.outcome import fill_masks
+from trelm.steps.selection import selection_of, settled
 from trelm.steps.training import save_model
 from trelm.training.checkpoints import remove_checkpoints
 from trelm.workspace import Step, read_json, write_json
@@ -34,7 +35,7 @@ def plan_cell(cell: Cell, folder: Path, tell: StepProgress) -> Figures:
     use_all_cores()
     started = time.perf_counter()
     model = start_model(cell)
-    spent = preparation_seconds(cell) + time.perf_counter() - started
+    spent = cell.inputs.preparation_seconds + time.perf_counter() - started
     save_model(model, folder)
     unit, amount, per_update = budget_of(cell, model, spent)
     shares = {part.stage.name: part.settings.share for part in cell.program}
@@ -65,9 +66,12 @@ def train_cell_stage(cell: Cell, number: int, folder: Path, tell: StepProgress) 
     wanted = set(points_within(updates, cell.config.comparison.evaluations)[stage.name])
     points = _Points(folder / POINTS)
 
-    def after_update(done: int, total: int) -> None:
+    selection = selection_of(cell.context, stage, model, folder, partial(score, cell))
+
+    def after_update(done: int, total: int) -> bool:
         if done in wanted:
             points.keep(done, point(cell, model))
+        return selection is not None and selection.after_update(done, total)
 
     trained = run_stage(
         model,
@@ -78,6 +82,7 @@ def train_cell_stage(cell: Cell, number: int, folder: Path, tell: StepProgress) 
         telling(tell),
         after_update,
     )
+    chosen = settled(selection, trained.updates, updates[stage.name], tell.note)
     save_model(model, folder)
     return {
         "seconds": trained.seconds,
@@ -85,6 +90,7 @@ def train_cell_stage(cell: Cell, number: int, folder: Path, tell: StepProgress) 
         "updates": trained.updates,
         "flops": plan["flops_per_update"][stage.name] * trained.updates,
         "points": points.read(),
+        **chosen,
     }
 
 

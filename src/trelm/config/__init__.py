@@ -7,6 +7,7 @@ from trelm.config.loading import (
     RECIPES,
     dump_card,
     dump_config,
+    lay_over,
     load_config,
     load_tasks,
     make_config,
@@ -16,7 +17,7 @@ from trelm.config.loading import (
     recipe_values,
 )
 from trelm.config.section import Section
-from trelm.config.sections import CardConfig, Config, StageConfig, TwoFiles
+from trelm.config.sections import CardConfig, Config, JointStageConfig, StageConfig, TwoFiles
 
 __all__ = [
     "ARM_NAMES",
@@ -29,12 +30,14 @@ __all__ = [
     "Config",
     "EvaluationConfig",
     "FineTuningConfig",
+    "JointStageConfig",
     "Section",
     "StageConfig",
     "TasksConfig",
     "TwoFiles",
     "dump_card",
     "dump_config",
+    "lay_over",
     "load_config",
     "load_tasks",
     "make_config",

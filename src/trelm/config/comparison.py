@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from trelm.config.section import Section
+from trelm.errors import did_you_mean
 
 ArmName = Literal[
     "trelm-recommended",
@@ -34,8 +35,13 @@ ARM_NAMES: tuple[str, ...] = get_args(ArmName)
 class ComparisonConfig(Section):
     """`trelm compare`: each arm with each seed is a cell, and each cell may cost what `budget` says."""
 
-    arms: tuple[ArmName, ...] = Field(
+    arms: tuple[str, ...] = Field(
         ("trelm-recommended", "scratch", "counts", "random"), min_length=1, description="see docs/how-to/compare.md"
+    )
+    variants: dict[str, dict[str, Any]] = Field(
+        {},
+        description="arms of your own: 'arm+name', an arm with settings changed, each as 'section.key: value'; to be "
+        "named under arms, too",
     )
     seeds: tuple[int, ...] = Field((1, 2, 3), min_length=1, description="of training; what is prepared is shared")
     evaluations: int = Field(8, ge=1, description="points of a learning curve besides the start")
@@ -48,3 +54,18 @@ class ComparisonConfig(Section):
         if twice:
             raise ValueError(f"'{twice[0]}' stands twice; name it once")
         return value
+
+    @model_validator(mode="after")
+    def _known_arms(self) -> ComparisonConfig:
+        for name in self.variants:
+            arm, plus, own = name.partition("+")
+            if arm not in ARM_NAMES or not plus or not own:
+                raise ValueError(
+                    f"variants: expected names like 'counts+mine', an arm and a name of yours, found '{name}' "
+                    f"(arms: {', '.join(ARM_NAMES)}){did_you_mean(arm, ARM_NAMES)}"
+                )
+        known = (*ARM_NAMES, *self.variants)
+        for name in self.arms:
+            if name not in known:
+                raise ValueError(f"arms: unknown arm '{name}' (known: {', '.join(known)}){did_you_mean(name, known)}")
+        return self

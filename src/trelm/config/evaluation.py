@@ -27,6 +27,7 @@ class FineTuningConfig(Section):
     batch_tokens: int = Field(2048, ge=16, description="tokens of a batch, padding counted")
     max_length: int = Field(256, ge=8, description="tokens of an example, special ones counted; longer are cut")
     max_train: int | None = Field(None, ge=1, description="at most so many examples of train, drawn evenly")
+    max_dev: int | None = Field(None, ge=1, description="at most so many examples of dev, drawn evenly")
 
     @field_validator("learning_rates")
     @classmethod

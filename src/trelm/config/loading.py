@@ -94,7 +94,7 @@ def make_config(values: Mapping[str, Any], *, base: Path | None = None, origin: 
     if recipe not in RECIPES:
         raise ConfigError(f"{origin}: recipe: unknown recipe '{recipe}' (known: {', '.join(RECIPES)})"
                           f"{did_you_mean(str(recipe), RECIPES)}")  # fmt: skip
-    merged = _plain(_merge(recipe_values(recipe), values))
+    merged = _plain(lay_over(recipe_values(recipe), values))
     _check_licensed(merged, origin)
     _expand_variables(merged, origin)
     if base is not None:
@@ -232,12 +232,12 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     node[keys[-1]] = value
 
 
-def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def lay_over(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """`over` laid over `base`, section by section."""
     merged = dict(base)
     for key, value in over.items():
         below = merged.get(key)
-        merged[key] = _merge(below, value) if isinstance(value, dict) and isinstance(below, dict) else value
+        merged[key] = lay_over(below, value) if isinstance(value, dict) and isinstance(below, dict) else value
     return merged
 
 
@@ -384,7 +384,8 @@ def _first_problem(error: ValidationError) -> str:
         return f"{name}: expected {expected}, found {found}; {hint}"
     message = problem["msg"].removeprefix("Value error, ")
     nearest = did_you_mean(str(problem["input"]), re.findall("'([^']*)'", message))
-    return f"{name}: {message}" + (f" (found {found}){nearest}" if location else "")
+    of_section = isinstance(problem["input"], Mapping)  # whose message names what was found in it
+    return f"{name}: {message}" + (f" (found {found}){nearest}" if location and not of_section else "")
 
 
 def _known_keys(location: Sequence[str]) -> list[str]:

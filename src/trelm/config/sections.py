@@ -92,6 +92,21 @@ class CorpusConfig(Section):
     held_out_fraction: float = Field(0.01, gt=0, lt=0.5, description="share of lines held out, by content hash")
     held_out_lines: int = Field(1500, ge=10, description="at most so many lines a language are held out")
     max_lines: int | None = Field(None, ge=1, description="at most so many lines of each input, from its start")
+    max_target_lines: int | None = Field(
+        None,
+        ge=1,
+        description="for experiments with little data: at most so many lines of target text train, an even sample of "
+        "those that are no side of a pair; the target side of the pairs trains besides",
+    )
+    max_pairs: int | None = Field(
+        None,
+        ge=1,
+        description="for experiments with little data: at most so many pairs train, an even sample; neither limit "
+        "changes what is held out, or the source text",
+    )
+    development_lines: int = Field(
+        0, ge=0, description="held-out target lines that models are chosen on, and not scored: see training.patience"
+    )
 
 
 class HeadConfig(Section):
@@ -201,19 +216,57 @@ class WordLinksConfig(Section):
     max_pairs: int | None = Field(None, ge=1, description="pairs that the aligner is trained on; all by default")
 
 
+class ModelConfig(Section):
+    """METHOD section 4: what the model has besides the encoder."""
+
+    tri_layer: bool = Field(True, description="a TRILayer in the middle; false: the encoder's own layers alone")
+
+
 class StageConfig(Section):
     """How one stage trains."""
 
     share: float = Field(ge=0, description="part of the budget, relative to the other stages' shares")
     learning_rate: float = Field(3e-5, gt=0, description="at its peak, after the warm-up")
+    body_learning_rate: float | None = Field(
+        None, gt=0, description="of the encoder's layers, at its peak; null: that of embeddings, TRILayer, head"
+    )
     warmup: float = Field(500, ge=0, description="updates (1 or more) or share of the stage's updates (below 1)")
     schedule: Literal["linear", "constant"] = Field("linear", description="linear: falls to 0 after the warm-up")
+    mask_rate: float | None = Field(
+        None, gt=0, lt=1, description="share of the tokens to be predicted in it; null: training.mask_rate"
+    )
+
+
+class JointStageConfig(StageConfig):
+    """How the stage trains in which both halves learn together; shares are of each batch, the rest is target text."""
+
+    cross_lingual: float = Field(0.0, ge=0, le=1, description="share of CdLM, half of it in each direction")
+    taught: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of the pairs' target side, masked, whose states at linked positions are also pulled to "
+        "those of the source encoder on the other side",
+    )
+    teaching_weight: float = Field(1.0, gt=0, description="of that pull beside the masked loss")
+
+    @model_validator(mode="after")
+    def _shares_of_a_batch(self) -> JointStageConfig:
+        if round(self.cross_lingual + self.taught, 9) > 1:
+            raise ValueError(
+                f"cross_lingual and taught are shares of a batch, expected at most 1 together, found "
+                f"{self.cross_lingual + self.taught:g}; lower one"
+            )
+        return self
 
 
 class StagesConfig(Section):
-    """METHOD section 5: the stages that train (the combination is a mean of two of them)."""
+    """METHOD section 5: the stages that train (the combination is a mean of two of them); share 0 leaves one out."""
 
     commonality: StageConfig = StageConfig(share=20_000)
+    transfer_joint: JointStageConfig = Field(
+        JointStageConfig(share=0), description="both halves together, in place of the two stages of one half each"
+    )
     transfer_upper: StageConfig = StageConfig(share=20_000)
     transfer_lower: StageConfig = StageConfig(share=20_000)
     language_specific: StageConfig = StageConfig(share=80_000)
@@ -222,13 +275,46 @@ class StagesConfig(Section):
     )
     scratch: StageConfig = StageConfig(share=1, learning_rate=1e-4)
 
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """Names of the stages that a run has, as they are spelled elsewhere."""
+        shares = {name: getattr(self, name).share for name in type(self).model_fields if name != "scratch"}
+        return tuple(name.replace("_", "-") for name, share in shares.items() if share > 0)
+
+    @property
+    def orders(self) -> bool:
+        """Whether a stage reorders states along word links (CdLM)."""
+        joint = self.transfer_joint
+        return self.transfer_upper.share + self.transfer_lower.share + joint.share * joint.cross_lingual > 0
+
+    @property
+    def teaches(self) -> bool:
+        """Whether a stage's states are pulled to those of the source encoder."""
+        return self.transfer_joint.share > 0 and self.transfer_joint.taught > 0
+
+    @model_validator(mode="after")
+    def _one_way_of_transfer(self) -> StagesConfig:
+        if self.language_specific.share == 0:
+            raise ValueError("language_specific.share: expected above 0, found 0; that stage makes the model")
+        if self.transfer_joint.share > 0 and self.transfer_upper.share + self.transfer_lower.share > 0:
+            raise ValueError(
+                "expected one way of transfer, found two; give transfer_joint a share, or transfer_upper and "
+                "transfer_lower, and the others 0"
+            )
+        return self
+
 
 class TrainingConfig(Section):
     """What all stages share."""
 
     batch_tokens: int = Field(4096, ge=16, description="tokens of a batch, padding counted")
     max_length: int = Field(128, ge=8, description="tokens of a sequence, special ones counted; longer are cut")
-    mask_rate: float = Field(0.15, gt=0, lt=1, description="share of the tokens that are to be predicted")
+    mask_rate: float = Field(
+        0.15,
+        gt=0,
+        lt=1,
+        description="share of the tokens to be predicted, in held-out text and where a stage says none",
+    )
     stream_lines: int = Field(
         20_000, ge=1, description="lines of a stream that are held in memory and shuffled together, in each process"
     )
@@ -251,6 +337,13 @@ class TrainingConfig(Section):
     )
     checkpoint_minutes: float = Field(2.0, gt=0, description="time between checkpoints of a stage")
     log_updates: int = Field(10, ge=1, description="updates between two points of a loss curve")
+    patience: int | None = Field(
+        None,
+        ge=1,
+        description="stages that train on target text alone are scored on corpus.development_lines, end after so many "
+        "scores without a better one, and leave the weights of the best; null: they train as planned",
+    )
+    evaluate_updates: int = Field(100, ge=1, description="updates between two of these scores")
 
 
 class DiagnosisConfig(Section):
@@ -303,6 +396,7 @@ class Config(Section):
     embeddings: EmbeddingsConfig = EmbeddingsConfig()
     alignment: AlignmentConfig = AlignmentConfig()
     word_links: WordLinksConfig = WordLinksConfig()
+    model: ModelConfig = ModelConfig()
     stages: StagesConfig = StagesConfig()
     diagnosis: DiagnosisConfig = DiagnosisConfig()
     training: TrainingConfig = TrainingConfig()
@@ -315,4 +409,34 @@ class Config(Section):
         if self.source.language == self.target.language:
             raise ValueError(f"source.language and target.language are both '{self.source.language}'")
         require_distinct(self.evaluation)
+        return self
+
+    @model_validator(mode="after")
+    def _models_are_chosen_on_development_lines(self) -> Config:
+        corpus, training = self.corpus, self.training
+        if 2 * corpus.development_lines > corpus.held_out_lines:
+            raise ValueError(
+                f"corpus.development_lines: expected at most {corpus.held_out_lines // 2:,}, half of "
+                f"corpus.held_out_lines, found {corpus.development_lines:,}; lower it, or raise corpus.held_out_lines"
+            )
+        if training.patience is not None and not corpus.development_lines:
+            raise ValueError(
+                "training.patience: expected development lines to choose weights on, found none; set "
+                "corpus.development_lines, or leave patience out"
+            )
+        if training.patience is not None and training.sharding != "none":
+            raise ValueError(
+                "training.patience: expected training.sharding none (a model that is split is not scored while it "
+                f"trains), found {training.sharding}; leave one of the two out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _limits_hold_for_all_text(self) -> Config:
+        limits = [name for name in ("max_target_lines", "max_pairs") if getattr(self.corpus, name) is not None]
+        if limits and self.target.stream:
+            raise ValueError(
+                f"corpus.{limits[0]}: expected no target.stream, whose text would train besides, found "
+                f"'{self.target.stream[0]}'; leave one of the two out"
+            )
         return self

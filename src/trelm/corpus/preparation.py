@@ -8,6 +8,7 @@ Deduplication is exact, by `fingerprint`: within a language, and for pairs by bo
 all six files. A pair is dropped when one side is more than `max_pair_ratio` times as wide as the other, wide East Asian
 characters counting twice. Of each input file or data set, the first `max_lines` lines are taken; those beyond are
 counted, except in Hub data sets, which are left there and marked as not complete. What is named twice is read once.
+Of what would train, `max_target_lines` and `max_pairs` leave a sample: see `trelm.corpus.limiting`.
 
 The held-out rule. A sentence is held out if its fingerprint, hashed once more, is below its language's fraction: this
 depends on the content alone, not on file or order. A pair is held out if either side is, and then the other side is
@@ -15,7 +16,8 @@ held out too. Whatever is held out is in no training file of its language; a pai
 pair is neither trained on nor held out. The fraction is `held_out_fraction`, or more for a small corpus: as much as
 makes `min(held_out_lines, 200)` lines expected, but at most 5 % a language, so that of the pairs (which go when either
 side does) and of their text about 10 % at most is held out, unless `held_out_fraction` itself asks for more. Of what is
-held out, the `held_out_lines` lowest hashes a file are written.
+held out, the `held_out_lines` lowest hashes a file are written; of those of the target text, `development_lines`, an
+even sample, go to `target-development.txt` instead: models may be chosen on them.
 
 The counts that `prepare` returns. `inputs`: for each file or data set `read` (lines, blank ones of text aside), `kept`
 (for training), `dropped` by reason, `complete`. `outputs`: for each file written `lines` and `characters` (line breaks
@@ -39,13 +41,23 @@ from trelm.corpus import hub
 from trelm.corpus.cleaners import Cleaners, Limits
 from trelm.corpus.cleaning import fingerprint, normalise
 from trelm.corpus.files import expand
+from trelm.corpus.limiting import LIMIT_REASONS, limit_training
 from trelm.corpus.parallel import read_pairs
 from trelm.corpus.splitting import REASONS, TRAINING, FingerprintFile, Fingerprints, Part, Split, split_corpus
 from trelm.corpus.text import read_text
-from trelm.errors import data_error
+from trelm.errors import DataError, data_error
 from trelm.workspace import atomic_path, write_text, writing
 
-TEXT_REASONS = ("empty", "too_short", "too_long", "duplicate", "evaluation", "held_out", "beyond_max_lines")
+TEXT_REASONS = (
+    "empty",
+    "too_short",
+    "too_long",
+    "duplicate",
+    "evaluation",
+    "held_out",
+    "beyond_max_lines",
+    *LIMIT_REASONS,
+)
 PAIR_REASONS = (*TEXT_REASONS, "ratio", "same_on_both_sides")
 
 _REPORT_EVERY = 10_000  # lines between two calls of on_progress
@@ -106,7 +118,7 @@ class Spool:
         """Add to each input what it lost."""
         for entry in self.inputs:
             tally = part.tally(entry.spooled.start, entry.spooled.stop)
-            for reason, fate in REASONS.items():
+            for reason, fate in (REASONS | LIMIT_REASONS).items():
                 entry.dropped[reason] += tally[fate]
 
 
@@ -124,6 +136,9 @@ def prepare(
     held_out_fraction: float,
     held_out_lines: int,
     max_lines: int | None,
+    max_target_lines: int | None = None,
+    max_pairs: int | None = None,
+    development_lines: int = 0,
     on_progress: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
     """Clean, deduplicate and split all text into six files of `folder`, by the rules at the top of this module.
@@ -132,9 +147,12 @@ def prepare(
         source_text, target_text, parallel: as `read_text` and `read_pairs` take them.
         evaluation_text: sentences of evaluation sets, of either language.
         min_characters, max_characters: of a line, or of each side of a pair.
+        max_target_lines, max_pairs: how much trains, see `trelm.corpus.limiting`; None for all.
+        development_lines: held-out lines of target text that go to a file of their own.
 
     Raises:
-        DataError: an input cannot be read, or nothing is left for the source text, the target text or the pairs.
+        DataError: an input cannot be read, nothing is left for the source text, the target text or the pairs, or more
+            than half of the held-out target text would be development lines.
     """
     limits = Limits(min_characters, max_characters, max_pair_ratio)
     evaluation = _unique_fingerprints(evaluation_text)
@@ -149,8 +167,12 @@ def prepare(
             *(source.fingerprints, target.fingerprints, pairs.columns()),
             evaluation=evaluation, fraction=held_out_fraction, limit=held_out_lines, folder=_made(spools / "buckets"),
         )  # fmt: skip
+        limit_training(
+            split, target.fingerprints, pairs.columns(), max_lines=max_target_lines, max_pairs=max_pairs
+        )  # fmt: skip
         _count_and_require(source, target, pairs, split)
-        outputs = _write_all(folder, source, target, pairs, split)
+        _require_held_out(len(split.target.held_out), development_lines)
+        outputs = _write_all(folder, source, target, pairs, split, development_lines)
     return {
         "inputs": {entry.name: entry.report() for spool in (source, target, pairs) for entry in spool.inputs},
         "outputs": outputs,
@@ -294,17 +316,32 @@ def _require(what: str, spool: Spool, part: Part) -> None:
     raise data_error(what, None, expected="lines to train on", found=found, hint=hint)
 
 
-def _write_all(folder: Path, source: Spool, target: Spool, pairs: Spool, split: Split) -> dict[str, dict[str, int]]:
-    """Write the six files."""
+def _require_held_out(found: int, development_lines: int) -> None:
+    """Refuse to score models on less held-out text than they are chosen on."""
+    if 2 * development_lines > found:
+        raise DataError(
+            f"corpus.development_lines: expected at most {found // 2:,}, half of the {found:,} held-out lines of "
+            f"target text, found {development_lines:,}; lower it, or raise corpus.held_out_fraction"
+        )
+
+
+def _write_all(
+    folder: Path, source: Spool, target: Spool, pairs: Spool, split: Split, development: int
+) -> dict[str, dict[str, int]]:
+    """Write the six files, and the seventh where there are development lines."""
     return {
         **_write(folder / "source.txt", chain(source.lines(), pairs.sides(0)), split.source),
-        **_write(folder / "target.txt", chain(target.lines(), pairs.sides(1)), split.target),
+        **_write(folder / "target.txt", chain(target.lines(), pairs.sides(1)), split.target, development),
         **_write(folder / "parallel.tsv", pairs.lines(), split.pairs),
     }
 
 
-def _write(path: Path, lines: Iterator[str], part: Part) -> dict[str, dict[str, int]]:
-    """Write the training lines to `path` and the held-out ones beside it; lines and characters of both."""
+def _write(path: Path, lines: Iterator[str], part: Part, development: int = 0) -> dict[str, dict[str, int]]:
+    """Write the training lines to `path` and the held-out ones beside it; lines and characters of each file.
+
+    Args:
+        development: so many of the held-out lines, an even sample, go to a third file.
+    """
     slots = {int(position): slot for slot, position in enumerate(part.held_out)}
     held_out = [""] * len(slots)
     totals = [0, 0]
@@ -316,12 +353,15 @@ def _write(path: Path, lines: Iterator[str], part: Part) -> dict[str, dict[str, 
                 totals = [totals[0] + 1, totals[1] + _characters(line)]
             elif position in slots:
                 held_out[slots[position]] = line
-    beside = path.with_name(f"{path.stem}-held-out{path.suffix}")
-    write_text(beside, "".join(held_out))
-    return {
-        path.name: {"lines": totals[0], "characters": totals[1]},
-        beside.name: {"lines": len(held_out), "characters": sum(map(_characters, held_out))},
-    }
+    chosen = set(np.linspace(0, len(held_out) - 1, development).round().astype(int).tolist())
+    files = {"held-out": [line for number, line in enumerate(held_out) if number not in chosen]}
+    files |= {"development": [held_out[number] for number in sorted(chosen)]} if development else {}
+    outputs = {path.name: {"lines": totals[0], "characters": totals[1]}}
+    for kind, some in files.items():
+        beside = path.with_name(f"{path.stem}-{kind}{path.suffix}")
+        write_text(beside, "".join(some))
+        outputs[beside.name] = {"lines": len(some), "characters": sum(map(_characters, some))}
+    return outputs
 
 
 def _characters(line: str) -> int:

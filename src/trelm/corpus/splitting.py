@@ -24,7 +24,7 @@ Fates = NDArray[np.uint8]
 BLOCK = 2**19
 """Lines that are read, and about as many that are decided, at a time."""
 
-OTHER, TRAINING, HELD_OUT, DUPLICATE, EVALUATION = range(5)
+OTHER, TRAINING, HELD_OUT, DUPLICATE, EVALUATION, IN_PAIRS, BEYOND_LIMIT = range(7)
 REASONS = {"duplicate": DUPLICATE, "evaluation": EVALUATION, "held_out": HELD_OUT}
 
 _HELD_OUT_WANTED = 200  # sentences that a small corpus should give, for a held-out figure that is worth something
@@ -83,7 +83,7 @@ class Part:
 
     def tally(self, start: int, stop: int) -> dict[int, int]:
         """How many lines from `start` to `stop` have each fate."""
-        counts = np.zeros(EVALUATION + 1, dtype=np.int64)
+        counts = np.zeros(BEYOND_LIMIT + 1, dtype=np.int64)
         for chunk in self.chunks(start, stop):
             counts += np.bincount(chunk, minlength=len(counts))
         return dict(enumerate(counts.tolist()))
@@ -171,8 +171,8 @@ class _Language:
         self._places = _by_bucket(side, bits)
         self._buckets = _Buckets(folder, name, bits)
         start = 0
-        for values in _chunks(text):
-            evaluated, first = _among(values, evaluation), first_occurrences(values)
+        for values in blocks_of(text):
+            evaluated, first = among(values, evaluation), first_occurrences(values)
             # Repeats go at once, so that no bucket grows by a line that is there a million times.
             kept = np.flatnonzero(first & ~evaluated)
             self._buckets.add(values[kept], start + kept)
@@ -188,7 +188,7 @@ class _Language:
     def distinct(self, number: int, evaluation: Fingerprints) -> int:
         """Sentences of a bucket that are not from evaluation sets."""
         text, _, side, _ = self.bucket(number)
-        return len(np.unique(np.concatenate([text, side[~_among(side, evaluation)]])))
+        return len(np.unique(np.concatenate([text, side[~among(side, evaluation)]])))
 
     def held(self, number: int, fraction: float, chosen_pairs: Mask) -> Fingerprints:
         """What is held out of a bucket: by its own hash, or as a side of a pair that is."""
@@ -200,16 +200,16 @@ class _Language:
         """Settle a bucket; the hashes and positions of what is held out. `held` is what either language holds out."""
         text, positions, side, places = self.bucket(number)
         chosen = _is_chosen(text, fraction) | np.isin(text, side[pairs.chosen[places]])
-        usable, touched = first_occurrences(text), chosen | _among(text, held)
+        usable, touched = first_occurrences(text), chosen | among(text, held)
         everything = np.concatenate([text, side])
         whole = np.concatenate([positions, self.own + places])
         self.fates[positions[~usable]] = DUPLICATE
         self.fates[positions[usable & touched]] = HELD_OUT
-        trains = _first_among(everything, np.concatenate([usable & ~touched, pairs.training[places]]))
+        trains = first_among(everything, np.concatenate([usable & ~touched, pairs.training[places]]))
         self.fates[whole[trains]] = TRAINING
         let_go(self.fates)
-        held_out = _first_among(everything, np.concatenate([usable & chosen, pairs.chosen[places]]))
-        return _ranks(everything[held_out]), whole[held_out]
+        held_out = first_among(everything, np.concatenate([usable & chosen, pairs.chosen[places]]))
+        return ranks(everything[held_out]), whole[held_out]
 
 
 def split_corpus(
@@ -249,8 +249,8 @@ def split_corpus(
         held = _held(languages, number, fractions, judged.chosen)
         for language in languages:
             _, _, side, places = language.bucket(number)
-            judged.touching[places] |= judged.usable[places] & _among(side, held)
-    lowest = [_Lowest(limit) for _ in languages]
+            judged.touching[places] |= judged.usable[places] & among(side, held)
+    lowest = [Lowest(limit) for _ in languages]
     for number in buckets:
         held = _held(languages, number, fractions, judged.chosen)
         for language, share, low in zip(languages, fractions, lowest):
@@ -273,7 +273,7 @@ def first_occurrences(values: Fingerprints) -> Mask:
     return mask
 
 
-class _Lowest:
+class Lowest:
     """The positions with the lowest ranks of all that were added, in that order."""
 
     def __init__(self, limit: int) -> None:
@@ -289,8 +289,8 @@ class _Lowest:
 
 def _judge(pairs: tuple[Fingerprints, Fingerprints], evaluation: Fingerprints, fractions: list[float]) -> _Pairs:
     """What the pairs are by themselves; those that touch held-out text are still to be found."""
-    evaluated = _among(pairs[0], evaluation) | _among(pairs[1], evaluation)
-    keys = _ranks(pairs[0] ^ _ranks(pairs[1]))
+    evaluated = among(pairs[0], evaluation) | among(pairs[1], evaluation)
+    keys = pair_ranks(pairs)
     usable = ~evaluated & first_occurrences(keys)
     chosen = usable & (_is_chosen(pairs[0], fractions[0]) | _is_chosen(pairs[1], fractions[1]))
     return _Pairs(keys, evaluated, usable, chosen, chosen.copy())
@@ -309,7 +309,8 @@ def _new_fates(size: int, folder: Path | None, name: str) -> Fates:
     return np.memmap(folder / f"{name}.fates", dtype=np.uint8, mode="w+", shape=(size,))
 
 
-def _chunks(text: Fingerprints | FingerprintFile) -> Iterator[Fingerprints]:
+def blocks_of(text: Fingerprints | FingerprintFile) -> Iterator[Fingerprints]:
+    """All fingerprints of a text, `BLOCK` at a time."""
     if isinstance(text, FingerprintFile):
         yield from text.chunks(BLOCK)
     else:
@@ -325,7 +326,7 @@ def _by_bucket(values: Fingerprints, bits: int) -> list[Positions]:
     return np.split(order, np.searchsorted(numbers[order], np.arange(1, 2**bits)))
 
 
-def _among(values: Fingerprints, known: Fingerprints) -> Mask:
+def among(values: Fingerprints, known: Fingerprints) -> Mask:
     """[n] mask of the values that are in `known`, which is sorted."""
     if len(known) == 0:
         return np.zeros(len(values), dtype=np.bool_)
@@ -333,7 +334,7 @@ def _among(values: Fingerprints, known: Fingerprints) -> Mask:
     return np.asarray(known[places] == values)
 
 
-def _first_among(values: Fingerprints, eligible: Mask) -> Mask:
+def first_among(values: Fingerprints, eligible: Mask) -> Mask:
     """[n] mask of the eligible entries that no earlier eligible one equals."""
     mask = np.zeros(len(values), dtype=np.bool_)
     mask[np.flatnonzero(eligible)[first_occurrences(values[eligible])]] = True
@@ -341,10 +342,15 @@ def _first_among(values: Fingerprints, eligible: Mask) -> Mask:
 
 
 def _is_chosen(fingerprints: Fingerprints, fraction: float) -> Mask:
-    return _ranks(fingerprints) < np.uint64(fraction * 2.0**64)
+    return ranks(fingerprints) < np.uint64(fraction * 2.0**64)
 
 
-def _ranks(fingerprints: Fingerprints) -> Fingerprints:
+def pair_ranks(pairs: tuple[Fingerprints, Fingerprints]) -> Fingerprints:
+    """[p] hashes of whole pairs; `pairs` are the fingerprints of their sides."""
+    return ranks(pairs[0] ^ ranks(pairs[1]))
+
+
+def ranks(fingerprints: Fingerprints) -> Fingerprints:
     """[n] fingerprints hashed once more (the finaliser of SplitMix64), so that nothing of their own order is left."""
     mixed = fingerprints + np.uint64(0x9E3779B97F4A7C15)
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

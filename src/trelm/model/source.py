@@ -281,12 +281,15 @@ def trelm_config(
     hidden_dropout: float | None = None,
     attention_dropout: float | None = None,
     has_tri_layer: bool = True,
+    is_ordered: bool = True,
 ) -> TrelmConfig:
     """The configuration of a TreLM model around a source encoder.
 
     Args:
         special_ids: role (`pad`, `bos`, `eos`, `cls`, `sep`, `mask`) -> id in the joint vocabulary; absent: none.
         hidden_dropout, attention_dropout: None leaves the encoder's own.
+        is_ordered: whether it is to read reordered states. Where it never does, it has no position and language inputs
+            in the middle either: it is a plain model from the start.
 
     Raises:
         ConfigError: the encoder counts positions from the padding token's id, and the joint vocabulary has another.
@@ -312,6 +315,7 @@ def trelm_config(
         tri_position=inner.num_hidden_layers // 2,
         has_tri_layer=has_tri_layer,
         max_position_embeddings=usable_positions(source),
+        plainness=0.0 if is_ordered else 1.0,
     )
 
 

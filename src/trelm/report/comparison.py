@@ -62,6 +62,8 @@ class MetricSummary:
 
 
 def is_rival(arm: str) -> bool:
+    """Whether an arm, or the one that it is a variant of, is neither ours nor an ablation of ours."""
+    arm = arm.partition("+")[0]
     return not arm.startswith(OWN) and arm not in ABLATIONS
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from trelm.report.parts import MISSING, Section, Table, flatten, humanise, number, number_table, share
-from trelm.report.schema import CorpusInput, Diagnosis, Example, Report, Rows, Scores
+from trelm.report.schema import CorpusInput, Diagnosis, Example, Report, Rows, Scores, StepCost
 
 HARDLY = 0.01
 """Relative difference of bits per character below which one run cannot tell two models apart."""
@@ -265,11 +265,21 @@ def _steps(report: Report) -> Section | None:
     if not report.steps:
         return None
     columns = [key for key in STEP_COLUMNS if any(getattr(cost, key) is not None for cost in report.steps.values())]
-    rows = [(name, *(number(getattr(cost, key)) for key in columns)) for name, cost in report.steps.items()]
+    rows = [(name, *(_step_cell(cost, key) for key in columns)) for name, cost in report.steps.items()]
     totals = [sum(getattr(cost, key) or 0 for cost in report.steps.values()) for key in columns]
     rows.append(("total", *(number(total) for total in totals)))
     header = ("Step", *(STEP_COLUMNS[key] for key in columns))
     return Section("steps", "Cost of each step", (), (Table("What each step cost", header, tuple(rows)),))
+
+
+def _step_cell(cost: StepCost, key: str) -> str:
+    """A figure of a step; with the updates, whether the stage ended early, and after which its weights are."""
+    text = number(getattr(cost, key))
+    if key != "updates" or cost.planned_updates is None:
+        return text
+    ended = (cost.updates or 0) < cost.planned_updates
+    text = f"stopped after {text} of {number(cost.planned_updates)}" if ended else text
+    return f"{text} (best: {number(cost.best_update)})"
 
 
 def _setting(report: Report) -> Section | None:

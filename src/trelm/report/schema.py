@@ -124,12 +124,14 @@ class Corpus(Part):
 
 
 class StepCost(Part):
-    """What one step cost."""
+    """What one step cost; of a stage whose weights were chosen, also what was planned and which update they are of."""
 
     seconds: float | None = None
     tokens: float | None = None
     flops: float | None = None
     updates: float | None = None
+    planned_updates: float | None = None
+    best_update: float | None = None
 
 
 class HeldOutCurve(Part):

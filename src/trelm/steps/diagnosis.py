@@ -24,8 +24,9 @@ from trelm.stages import START, TARGET
 from trelm.steps.context import ALIGNMENT, MODEL, Context, Figures, use_all_cores
 from trelm.steps.diagnosis_warnings import find_warnings
 from trelm.steps.initialisation import link_totals, token_counts, usable_rows
-from trelm.steps.outcome import score_text, score_unigram
+from trelm.steps.outcome import score_unigram
 from trelm.steps.preparation import translation_precision
+from trelm.steps.scoring import score_text
 from trelm.steps.training import load_model, shared_settings
 from trelm.training.batches import MaskedExamples, PlannedBatches
 from trelm.training.trainer import Trained, train

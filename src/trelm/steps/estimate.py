@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from dataclasses import dataclass
@@ -16,14 +17,15 @@ from trelm.errors import BudgetError
 from trelm.model.encoder import TrelmForMaskedLM
 from trelm.progress import Progress
 from trelm.stages import (
+    ALIKE,
     COMBINATION,
     LANGUAGE_SPECIFIC,
-    PLAIN,
     SCRATCH,
     SCRATCH_STAGE,
     TRANSFER_LOWER,
     Stage,
     StageData,
+    combines,
     flops_per_update,
     plan_updates,
 )
@@ -32,6 +34,7 @@ from trelm.steps.expected import Expected
 from trelm.steps.preparation import model_config
 from trelm.steps.rates import Machine
 from trelm.steps.rehearsal import REHEARSED_UPDATES, Samples, rehearse, steps_of_rehearsal
+from trelm.steps.selection import chooses_weights
 from trelm.steps.space import Space
 from trelm.steps.text_sizes import TextSize, look, pair_inputs, text_inputs
 from trelm.steps.training import (
@@ -46,7 +49,6 @@ from trelm.steps.training import (
 TEXT_CHARACTERS, PAIR_CHARACTERS = 800_000, 400_000  # of a sample, or up to twice as many
 MEASURED, DERIVED = "measured", "derived"
 Row = dict[str, Any]
-ALIKE = {TRANSFER_LOWER, PLAIN, SCRATCH}  # of each, another stage that does the same work is measured
 
 
 @dataclass(frozen=True)
@@ -209,10 +211,10 @@ class Estimate:
                     tokens=round(updates * self._tokens(stage)),
                     flops=updates * self.flops[of],
                     memory=self.space.training(stage),
-                    basis=DERIVED if name in ALIKE else MEASURED,
+                    basis=DERIVED if name == SCRATCH or ALIKE.get(name) in self.updates else MEASURED,
                 )
             )
-            if name == TRANSFER_LOWER:
+            if name == TRANSFER_LOWER and combines(self.stages):
                 rows.append(self._row(COMBINATION, self.machine.combination, memory=self.space.of_models(3)))
         return rows
 
@@ -278,9 +280,31 @@ class Estimate:
             f"time: about {human_seconds(total['seconds'])}; memory: about {human_bytes(total['memory_bytes'])}; disk: "
             f"about {human_bytes(total['disk_bytes'])}, and {on_the_way} of checkpoints while a stage trains",
         ]
+        lines += [*self._limits(), *self._early_ends()]
         if any(size.at_least for size in kinds.values()):
             lines.append("an input is too large to be read whole, and its size is not known: it takes longer than this")
         return lines
+
+    def _limits(self) -> list[str]:
+        """How much of the text trains, where that is limited."""
+        corpus = self.context.config.corpus
+        limits = {"lines of target text": corpus.max_target_lines, "pairs": corpus.max_pairs}
+        parts = [f"{most:,} {what}" for what, most in limits.items() if most is not None]
+        return [f"of these, at most {' and '.join(parts)} train, as `corpus` says"] if parts else []
+
+    def _early_ends(self) -> list[str]:
+        """Which stages may end before their last planned update, and what it costs to find out."""
+        training, lines = self.context.config.training, self.context.config.corpus.development_lines
+        if training.patience is None:
+            return []
+        stages = [stage.name for stage in (*self.stages, SCRATCH_STAGE) if chooses_weights(stage)]
+        planned = {name: self.updates[name] for name in stages if name in self.updates}
+        scores = sum(math.ceil(updates / training.evaluate_updates) for updates in planned.values())
+        seconds = scores * lines * self.machine.scoring.line
+        return [
+            f"may stop early (training.patience): {', '.join(planned)}; counted here with all planned updates; "
+            f"scoring {lines:,} development lines on the way takes up to {human_seconds(seconds)} more"
+        ]
 
 
 def _described(size: TextSize) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from trelm.config import Config
 from trelm.corpus.splitting import effective_fraction
 from trelm.cost import FLOAT_BYTES
-from trelm.stages import MEASURED_UPDATES, PLAIN, TRANSFER_LOWER, WARM_UPDATES
+from trelm.stages import ALIKE, MEASURED_UPDATES, WARM_UPDATES
 from trelm.steps.context import (
     ALIGNMENT,
     CORPUS,
@@ -34,6 +34,16 @@ CHUNK_ROWS = 3 * 1024  # rows of similarities that the alignment holds at a time
 WORD_CHARACTERS, WORD_BYTES = 40, 250  # characters of text for each distinct word, about; what the trainer keeps of it
 
 
+def limited(amounts: Amounts, max_lines: int | None, max_pairs: int | None) -> Amounts:
+    """What trains of all text under the limits for little data: source text keeps its side of every pair."""
+    lines, pairs = (
+        1.0 if most is None else min(1.0, most / max(part.lines, 1.0))
+        for most, part in ((max_lines, amounts.target), (max_pairs, amounts.pair_target))
+    )
+    less = amounts.scaled(source=1.0, target=lines, pairs=pairs, read=amounts.read)
+    return replace(less, source=less.source + amounts.pair_source.times(1 - pairs))
+
+
 @dataclass(frozen=True)
 class Expected:
     """What is expected of the steps that do not train.
@@ -51,7 +61,15 @@ class Expected:
 
     @cached_property
     def amounts(self) -> Amounts:
-        """All text as the steps will count it."""
+        """What trains, as the steps will count it."""
+        corpus = self.config.corpus
+        return (
+            self.prepared if self.machine.whole else limited(self.prepared, corpus.max_target_lines, corpus.max_pairs)
+        )
+
+    @cached_property
+    def prepared(self) -> Amounts:
+        """All text that is cleaned and split, before limits on what trains; of a sample that is whole, after them."""
         if self.machine.whole:
             return self.machine.amounts
         source, target, pairs = (1 / share for share in self.shares)
@@ -73,10 +91,11 @@ class Expected:
         """Lines of target text, and pairs, that are held out."""
         if self.machine.whole:
             return self.machine.held_out
-        corpus, lines = self.config.corpus, [part.lines for part in self.amounts.sides()]
+        corpus, lines = self.config.corpus, [part.lines for part in self.prepared.sides()]
         shares = [effective_fraction(round(n), corpus.held_out_fraction, corpus.held_out_lines) for n in lines]
         most = corpus.held_out_lines
-        return min(most, lines[1] * shares[1]), min(most, self.amounts.pair_source.lines * sum(shares))
+        target = max(0.0, min(most, lines[1] * shares[1]) - corpus.development_lines)
+        return target, min(most, self.prepared.pair_source.lines * sum(shares))
 
     def preparation(self) -> dict[str, float]:
         """Seconds of each step before training."""
@@ -96,7 +115,7 @@ class Expected:
         """Seconds of measuring updates before training, which a budget in minutes needs."""
         if self.config.budget.minutes is None:
             return self.machine.moving
-        alone = [name for name, share in shares.items() if share > 0 and name not in (TRANSFER_LOWER, PLAIN)]
+        alone = [name for name, share in shares.items() if share > 0 and ALIKE.get(name) not in shares]
         return self.machine.moving + sum(per_update[name] for name in alone) * (WARM_UPDATES + MEASURED_UPDATES)
 
     def evaluation(self) -> float:
@@ -174,7 +193,7 @@ class Expected:
             width: of the word table. source_entries: of the encoder's.
         """
         sides = self.amounts.sides()
-        lines = sum(part.lines for part in sides) + self.amounts.pair_source.lines
+        lines = sum(part.lines for part in self.prepared.sides()) + self.prepared.pair_source.lines
         table = FLOAT_BYTES * width * self.vocabulary
         tables = 6 * (table + FLOAT_BYTES * width * source_entries)
         vectors = sum(vector_tokens(sides, self.config.embeddings.max_tokens))

@@ -30,8 +30,17 @@ from trelm.steps.context import (
     parallel_sources,
     use_all_cores,
 )
-from trelm.steps.outcome import describe_budget, score_text
-from trelm.steps.training import STAGE_FOLDERS, final_stage, load_model, model_folder, planned_stages, train_stage
+from trelm.steps.outcome import describe_budget
+from trelm.steps.scoring import score_text
+from trelm.steps.training import (
+    STAGE_FOLDERS,
+    final_stage,
+    load_model,
+    masked_as,
+    model_folder,
+    planned_stages,
+    train_stage,
+)
 
 COMPARED = 64
 ONNX_COMPARED = 8
@@ -102,7 +111,7 @@ def chosen_kind(context: Context) -> Kind:
 
 def train_plain_stage(context: Context, folder: Path, tell: StepProgress) -> Figures:
     """The stage before a plain export, for a run that was planned without it, and how good the model is then."""
-    figures = train_stage(context, PLAIN_STAGE, folder, tell)
+    figures = train_stage(context, masked_as(context.config, PLAIN_STAGE), folder, tell)
     lines = context.lines("target-held-out.txt")
     return figures | {"scores": score_text(context, load_model(context, PLAIN), lines)}
 

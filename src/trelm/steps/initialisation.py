@@ -33,6 +33,7 @@ from trelm.initialisation import (
     specials,
     through,
 )
+from trelm.initialisation.mixture import Fallback
 from trelm.steps.context import ALIGNMENT, CORPUS, EMBEDDINGS, WORD_LINKS, Context
 from trelm.steps.word_vectors import focus_mixture, wechsel_mixture
 from trelm.vocabulary import encode_lines, shared_entries
@@ -46,15 +47,24 @@ RESERVED = re.compile(r"[\[<]unused_?\d+[\]>]|madeupword\d+")  # entries that pu
 
 def initialise(context: Context) -> Initialisation:
     """Tables of the new vocabulary before any training; see `embeddings.initialisation` of the configuration."""
-    way, seed = context.config.embeddings.initialisation, context.config.seed
-    tables, vocabularies = source_tables(context), (context.tokenizer, context.source.tokenizer)
-    if way == "trelm":
-        return _mapped(context, tables)
-    if way == "recommended":
-        return recommended(context, tables)
+    tables, start = source_tables(context), start_mixture(context)
+    if start is not None:
+        return complete(start[0], tables, context.config.seed, fallback=start[1])
+    return (
+        _mapped(context, tables)
+        if context.config.embeddings.initialisation == "trelm"
+        else recommended(context, tables)
+    )
+
+
+def start_mixture(context: Context) -> tuple[Mixture, Fallback] | None:
+    """The mixture of source rows that `initialise` completes, and how it draws the rest; None where rows are more."""
+    way = context.config.embeddings.initialisation
+    if way == "trelm" or way == "recommended":
+        return None
     if way == "random" or way == "multivariate":
-        return complete(specials(*vocabularies), tables, seed, fallback=way)
-    return complete(MIXTURES[way](context), tables, seed)
+        return specials(context.tokenizer, context.source.tokenizer), way
+    return MIXTURES[way](context), "random"
 
 
 def _shared(context: Context) -> Mixture:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from trelm.model.encoder import TrelmForMaskedLM
 from trelm.model.families import usable_positions
 from trelm.model.source import load_masked_lm, source_path
 from trelm.progress import StepProgress
-from trelm.stages import COMBINATION, SCRATCH, START, TRANSFER_LOWER, TRANSFER_UPPER
+from trelm.stages import COMBINATION, CROSS_LINGUAL, SCRATCH, START, Stage, combines
 from trelm.steps.context import (
     ALIGNMENT,
     CORPUS,
@@ -36,13 +36,13 @@ from trelm.steps.context import (
     use_all_cores,
 )
 from trelm.steps.initialisation import token_counts
-from trelm.steps.training import STAGE_FOLDERS, final_stage, load_model
+from trelm.steps.scoring import EVALUATION_BATCH_TOKENS, score_text, scored_length
+from trelm.steps.training import STAGE_FOLDERS, final_stage, load_model, planned_stages
 from trelm.tasks.reading import read_sentences
 from trelm.training.batches import IGNORED, CrossLingualExamples
 from trelm.training.order import pack
 from trelm.vocabulary import single_piece
 
-EVALUATION_BATCH_TOKENS = 8192
 EXAMPLES = 5
 PREDICTIONS = 5
 CDLM_PAIRS = 500
@@ -67,30 +67,6 @@ def evaluate_models(context: Context, folder: Path, tell: StepProgress) -> Figur
         "cdlm": _cdlm_losses(context),
         "examples": fill_masks(context, load_model(context, final_stage(context.config)), lines),
     }
-
-
-def score_text(context: Context, model: TrelmForMaskedLM, lines: Sequence[str], on_progress: Any = None) -> Figures:
-    """Masked-text scores with the run's own masks: the same for every model of the run."""
-    scores = masked_text_scores(
-        model,
-        context.tokenizer,
-        lines,
-        mask_rate=context.config.training.mask_rate,
-        seed=context.config.seed,
-        batch_tokens=EVALUATION_BATCH_TOKENS,
-        max_length=_scored_length(context),
-        device=context.device,
-        precision=context.precision,
-        on_progress=on_progress,
-    )
-    return scores.as_dict()
-
-
-def _scored_length(context: Context) -> int:
-    """Tokens of a scored line: twice what training reads, so that few lines are cut, within the encoder's positions."""
-    longest = usable_positions(context.source.config)
-    wanted = 2 * context.config.training.max_length
-    return wanted if longest is None else min(wanted, longest)
 
 
 def task_lines(task: EvaluationConfig) -> list[str]:
@@ -148,13 +124,13 @@ def score_unigram(context: Context, lines: Sequence[str]) -> Figures:
         lines,
         mask_rate=context.config.training.mask_rate,
         seed=context.config.seed,
-        max_length=_scored_length(context),
+        max_length=scored_length(context),
     )
     return scores.as_dict()
 
 
 def _cdlm_losses(context: Context) -> Figures:
-    """Nats a token on held-out pairs: each transfer in its own direction, the combination in both."""
+    """Nats a token on held-out pairs: each transfer in its own directions, the combination in both."""
     links = context.folder(WORD_LINKS)
     sides = [context.tokens(f"parallel-held-out-{side}") for side in ("source", "target")]
     pairs = min(len(sides[0]), CDLM_PAIRS)
@@ -164,11 +140,10 @@ def _cdlm_losses(context: Context) -> Figures:
         "source_to_target": (sides[0], sides[1], Ragged.load(links, "source-of-target-held-out"), (0, 1)),
         "target_to_source": (sides[1], sides[0], Ragged.load(links, "target-of-source-held-out"), (1, 0)),
     }
-    asked = {
-        TRANSFER_UPPER: ["source_to_target"],
-        TRANSFER_LOWER: ["target_to_source"],
-        COMBINATION: list(directions),
-    }
+    stages = planned_stages(context.config)
+    asked = {stage.name: directed for stage in stages if (directed := _directions(stage))}
+    if combines(stages):
+        asked[COMBINATION] = list(directions)
     losses: Figures = {"pairs": pairs}
     for stage, wanted in asked.items():
         model = load_model(context, stage)
@@ -178,6 +153,11 @@ def _cdlm_losses(context: Context) -> Figures:
             )
             losses[f"{stage}_{direction}".replace("-", "_")] = cdlm_loss(model, examples, pairs)
     return losses
+
+
+def _directions(stage: Stage) -> list[str]:
+    """The directions of CdLM that a stage trains in."""
+    return [feed.replace("-", "_") for feed, _ in stage.feeds if feed in CROSS_LINGUAL]
 
 
 def cdlm_loss(model: TrelmForMaskedLM, examples: CrossLingualExamples, pairs: int) -> float:
@@ -214,7 +194,7 @@ def fill_masks(
             continue
         text, truth = masked
         inputs = tokenizer(text, return_tensors="pt", return_token_type_ids=False).to(model.device)
-        if inputs["input_ids"].shape[1] > _scored_length(context):
+        if inputs["input_ids"].shape[1] > scored_length(context):
             continue
         with torch.inference_mode():
             logits = model(**inputs).logits[0]
@@ -283,9 +263,16 @@ def collect_report(context: Context, steps: Sequence[str]) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """What computed the numbers."""
+    """What computed the numbers; `not installed` of a package that lies on the path without its metadata."""
     packages = ("trelm", "torch", "transformers", "tokenizers", "accelerate", "gensim", "numpy")
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+    return {"python": platform.python_version(), **{name: _version(name) for name in packages}}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def without_bookkeeping(figures: Figures) -> Figures:
@@ -295,6 +282,6 @@ def without_bookkeeping(figures: Figures) -> Figures:
 
 
 def _cost(figures: Figures) -> Figures:
-    known = ("seconds", "tokens", "flops", "updates")
+    known = ("seconds", "tokens", "flops", "updates", "planned_updates", "best_update")
     numbers = {name: figures[name] for name in known if isinstance(figures.get(name), (int, float))}
     return {"tokens": 0, "flops": 0, **numbers}

@@ -37,6 +37,7 @@ from trelm.steps.context import (
     use_all_cores,
 )
 from trelm.steps.initialisation import initialise, linked_pairs, source_order, target_entries
+from trelm.steps.teaching import write_teaching
 from trelm.tasks.reading import read_examples, read_sentences
 from trelm.vocabulary import (
     default_alphabet_limit,
@@ -157,6 +158,8 @@ def link_words(context: Context, folder: Path, tell: StepProgress) -> Figures:
         _part(ragged, 0, pairs).save(folder, name)
         _part(ragged, pairs, len(ragged)).save(folder, f"{name}-held-out")
     figures = {name: value for name, value in links.statistics.items() if name != "seconds"}  # the step has its own
+    if context.config.stages.teaches:
+        figures |= write_teaching(context, folder, _column(context.folder(CORPUS) / "parallel.tsv", 0))
     return {**figures, "unit": settings.unit}
 
 
@@ -301,6 +304,8 @@ def model_config(context: Context, vocabulary_size: int, ids: Mapping[str, int |
         languages=context.languages,
         hidden_dropout=context.config.training.hidden_dropout,
         attention_dropout=context.config.training.attention_dropout,
+        has_tri_layer=context.config.model.tri_layer,
+        is_ordered=context.config.stages.orders,
     )
 
 

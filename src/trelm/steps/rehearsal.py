@@ -16,7 +16,7 @@ from trelm.alignment.adversarial import Game
 from trelm.alignment.criterion import NULL_DRAWS, mean_cosine_criterion, refine
 from trelm.config import Config
 from trelm.progress import Progress, StepProgress
-from trelm.stages import COMBINATION, START, StageData
+from trelm.stages import COMBINATION, START, StageData, combines
 from trelm.steps.context import (
     ALIGNMENT,
     CORPUS,
@@ -71,6 +71,7 @@ REHEARSED_UPDATES = 20  # of each kind of stage
 VECTOR_TOKENS = 300_000  # that skip-gram reads, of both languages and in all epochs
 HELD_OUT_LINES = 200
 GAME_STEPS = 50
+ALL_TRAINS = {"max_target_lines": None, "max_pairs": None, "development_lines": 0}  # what limits leave is reckoned
 SMALLER = 8  # the first of two samples is so many times smaller, which parts what a step costs from what a line costs
 LEAST_LINES = 800  # of the larger sample, for there to be a smaller one
 SIZED: dict[str, StepFunction] = {
@@ -178,7 +179,7 @@ def in_small(context: Context, folder: Path, whole: bool) -> Config:
     changes: dict[str, dict[str, Any]] = {
         "source": {"text": (str(folder / "source.txt"),), "stream": ()},
         "target": {"text": (str(folder / "target.txt"),), "stream": ()},
-        "corpus": {"held_out_lines": held_out, "max_lines": None},
+        "corpus": {"held_out_lines": held_out, "max_lines": None, **({} if whole else ALL_TRAINS)},
         "head": {"updates": head},
         "embeddings": {"max_tokens": tokens},
         "alignment": {
@@ -269,7 +270,8 @@ class Rehearsal:
         plan = self.context.run.step(PLAN)
         plan.folder.mkdir(parents=True)
         plan.finish(INPUTS, {"updates": dict.fromkeys(names, 0), "baseline_rule": ""})
-        self.do(STAGE_FOLDERS[COMBINATION], combine_halves, Watched.over(tell))
+        if combines(planned_stages(self.context.config)):
+            self.do(STAGE_FOLDERS[COMBINATION], combine_halves, Watched.over(tell))
         sets = tuple(task for task in self.context.config.evaluation if task.task == "translation")
         whole = self.context
         self.context = _like(whole, whole.config.model_copy(update={"evaluation": sets}))
@@ -297,7 +299,7 @@ class Rehearsal:
             diagnosis_update=self.told[DIAGNOSIS].seconds_each("updates of the head"),
             linking=linking,
             moving=self.moving,
-            combination=self.seconds(STAGE_FOLDERS[COMBINATION]),
+            combination=self.seconds(STAGE_FOLDERS[COMBINATION]) if combines(planned_stages(config)) else 0.0,
             scoring=self._scoring_cost(),
             per_update=per_update,
             disk={name: _size(self.context.folder(name)) for name in (*SIZED, *AFTER, EXPORT)},

@@ -11,10 +11,10 @@ from trelm.cost import ADAMW_MOMENTS, FLOAT_BYTES, memory_bytes
 from trelm.model.encoder import TrelmForMaskedLM
 from trelm.model.halves import PARTS, freeze_all_but
 from trelm.model.shape import layer_shape
-from trelm.stages import COMBINATION, SCRATCH, Stage, StageData
+from trelm.stages import COMBINATION, SCRATCH, Stage, StageData, combines
 from trelm.steps.context import DIAGNOSIS, HEAD, Context
 from trelm.steps.expected import Expected
-from trelm.steps.outcome import EVALUATION_BATCH_TOKENS
+from trelm.steps.scoring import EVALUATION_BATCH_TOKENS
 from trelm.steps.training import planned_stages
 
 
@@ -40,7 +40,8 @@ class Space:
     def disk(self) -> dict[str, float]:
         """Bytes that each step leaves."""
         config, model = self.context.config, FLOAT_BYTES * self.parameters
-        names = [stage.name for stage in planned_stages(config)] + [COMBINATION]
+        stages = planned_stages(config)
+        names = [stage.name for stage in stages] + [COMBINATION] * combines(stages)
         names += [SCRATCH] if config.baseline.scratch else []
         return self.expected.disk(self.parameters) | dict.fromkeys(names, float(model))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerBase
 
@@ -13,6 +13,7 @@ from trelm.corpus.streaming import StreamedLines
 from trelm.stages import SOURCE, TARGET, Feed
 from trelm.steps.context import Context, vocabulary_of
 from trelm.steps.preparation import evaluation_sentences
+from trelm.steps.selection import DEVELOPMENT
 from trelm.training.batches import MaskedExamples
 from trelm.training.streaming import SequentialStream
 from trelm.vocabulary import encode_lines
@@ -24,12 +25,14 @@ class StreamedText:
 
     Attributes:
         sources: `hf://` names. language: id of their language. tokenizer: of the model that trains.
+        mask_rate: share of the tokens to be predicted; None: the configuration's.
     """
 
     context: Context
     sources: tuple[str, ...]
     language: int
     tokenizer: PreTrainedTokenizerBase
+    mask_rate: float | None = None
 
     def sequence(self, batch_tokens: int, seed: int) -> SequentialStream:
         """This process's batches of it, from its beginning.
@@ -56,9 +59,12 @@ class StreamedText:
     def _examples(self, lines: list[str]) -> MaskedExamples:
         training = self.context.config.training
         ids, _ = encode_lines(self.tokenizer, lines, max_pieces=training.max_length - 2)
-        return MaskedExamples(
-            ids, self.language, vocabulary_of(self.tokenizer), training.max_length, training.mask_rate
-        )
+        rate = training.mask_rate if self.mask_rate is None else self.mask_rate
+        return MaskedExamples(ids, self.language, vocabulary_of(self.tokenizer), training.max_length, rate)
+
+    def masked_at(self, mask_rate: float) -> StreamedText:
+        """The same text with another share of the tokens to be predicted."""
+        return replace(self, mask_rate=mask_rate)
 
 
 def text_streams(context: Context, tokenizer: PreTrainedTokenizerBase) -> dict[Feed, StreamedText]:
@@ -79,6 +85,8 @@ def judged_sentences(context: Context) -> Iterator[str]:
     """What no model may train on: held-out text and pairs of the run, dev and test sentences of its evaluation sets."""
     for side in ("source", "target"):
         yield from context.lines(f"{side}-held-out.txt")
+    if context.config.corpus.development_lines:
+        yield from context.lines(DEVELOPMENT)
     for pair in context.lines("parallel-held-out.tsv"):
         yield from pair.split("\t")
     yield from filter(None, map(normalise, evaluation_sentences(context.config.evaluation)))

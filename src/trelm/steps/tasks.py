@@ -143,6 +143,7 @@ def _parts(task: EvaluationConfig) -> Parts:
         test=task.test,
         test_from_dev=task.test_from_dev,
         max_train=task.fine_tuning.max_train,
+        max_dev=task.fine_tuning.max_dev,
     )
 
 
@@ -286,7 +287,7 @@ def _inputs(encoder: Encoder, task: EvaluationConfig, settings: TuningSettings, 
              for part in ("train", "dev", "test")}  # fmt: skip
     tuning = task.fine_tuning
     how = [settings.epochs, settings.patience, settings.batch_tokens, settings.head_learning_rate, settings.precision]
-    cut = [tuning.max_length, tuning.max_train, task.test_from_dev]
+    cut = [tuning.max_length, tuning.max_train, tuning.max_dev, task.test_from_dev]
     return [VERSION, encoder.digest, task.task, files, how, cut, languages]
 
 

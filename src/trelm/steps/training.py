@@ -5,16 +5,19 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from trelm.config import Config, StageConfig
+from trelm.config import Config, JointStageConfig, StageConfig
 from trelm.corpus.ragged import Ragged
 from trelm.errors import BudgetError
 from trelm.model.encoder import TrelmForMaskedLM
 from trelm.model.halves import combined
 from trelm.progress import StepProgress
 from trelm.stages import (
+    ALIKE,
     COMBINATION,
     COMMONALITY,
     LANGUAGE_SPECIFIC,
@@ -23,12 +26,15 @@ from trelm.stages import (
     RANDOM,
     SCRATCH,
     START,
+    TRANSFER_JOINT,
     TRANSFER_LOWER,
     TRANSFER_UPPER,
+    Feeds,
     Stage,
     StageData,
     Unit,
     flops_per_update,
+    is_taught,
     plan_updates,
     run_stage,
     seconds_per_update,
@@ -36,7 +42,10 @@ from trelm.stages import (
     transfer_stages,
 )
 from trelm.steps.context import DIAGNOSIS, HEAD, MODEL, PLAN, WORD_LINKS, Context, Figures, telling, use_all_cores
+from trelm.steps.scoring import score_text
+from trelm.steps.selection import selection_of, settled
 from trelm.steps.streams import text_streams
+from trelm.steps.teaching import load_teaching, teacher_of
 from trelm.training.trainer import LoopSettings
 from trelm.workspace import atomic_path
 
@@ -47,7 +56,8 @@ STAGE_FOLDERS = {
     COMBINATION: "stages/4-combination",
     LANGUAGE_SPECIFIC: "stages/5-language-specific",
     SCRATCH: "stages/scratch",
-    PLAIN: "stages/6-plain",  # last: a stage's number here is part of its seed
+    PLAIN: "stages/6-plain",
+    TRANSFER_JOINT: "stages/2-transfer-joint",  # the last ones came later: a stage's number here is part of its seed
 }
 STAGE_SECONDS = 3.0  # loading and saving a model, once a stage
 EVALUATION_SECONDS = 15.0  # evaluation, export and report of a small run
@@ -103,6 +113,7 @@ def train_stage(context: Context, stage: Stage, folder: Path, tell: StepProgress
     seed = context.config.seed * 100 + list(STAGE_FOLDERS).index(stage.name)
     training = context.config.training
     batches = stage_data(context).batches(stage, updates=updates, batch_tokens=training.batch_tokens, seed=seed)
+    selection = selection_of(context, stage, model, folder, partial(score_text, context))
     trained = run_stage(
         model,
         stage,
@@ -110,16 +121,19 @@ def train_stage(context: Context, stage: Stage, folder: Path, tell: StepProgress
         loop_settings(context, stage, seed),
         folder,
         telling(tell),
+        None if selection is None else selection.after_update,
         on_note=tell.note,
     )
+    chosen = settled(selection, trained.updates, updates, tell.note)
     save_model(model, folder)
     return {
         "seconds": trained.seconds,
         "tokens": trained.tokens,
         "updates": trained.updates,
-        "flops": stage_flops(model, stage, batches),
+        "flops": stage_flops(model, stage, batches) * (trained.updates / max(updates, 1)),
         "micro_batches": trained.micro_batches,
         "curve": trained.curve,
+        **chosen,
     }
 
 
@@ -130,7 +144,27 @@ def only_for_transfer(config: Config) -> tuple[str, ...]:
 
 def planned_stages(config: Config) -> tuple[Stage, ...]:
     """The stages that train in a run of this configuration, the baseline's not among them."""
-    return transfer_stages(config.training.source_share, plain=config.stages.plain.share > 0)
+    feeds = joint_feeds(config.stages.transfer_joint)
+    stages = transfer_stages(config.training.source_share, config.stages.wanted, feeds)
+    return tuple(masked_as(config, stage) for stage in stages)
+
+
+def masked_as(config: Config, stage: Stage) -> Stage:
+    """The stage with the mask rate of its section."""
+    section: StageConfig = getattr(config.stages, stage.name.replace("-", "_"))
+    return replace(stage, mask_rate=section.mask_rate)
+
+
+def joint_feeds(settings: JointStageConfig) -> Feeds:
+    """What the stage that trains both halves together reads: CdLM in both directions, taught text, target text."""
+    cross_lingual, taught = settings.cross_lingual, settings.taught
+    rest = round(1 - cross_lingual - taught, 9)  # 1 - 0.7 - 0.3 is not quite nothing
+    return (
+        ("source-to-target", cross_lingual / 2),
+        ("target-to-source", cross_lingual / 2),
+        ("taught-text", taught),
+        ("target-text", max(0.0, rest)),
+    )
 
 
 def final_stage(config: Config) -> str:
@@ -193,15 +227,22 @@ def stage_data(context: Context) -> StageData:
         max_length=context.config.training.max_length,
         mask_rate=context.config.training.mask_rate,
         streams=text_streams(context, context.tokenizer),
+        teaching=load_teaching(context),
     )
 
 
 def loop_settings(context: Context, stage: Stage, seed: int) -> LoopSettings:
     """How a stage trains, from the configuration and from what the machine can do."""
-    section = stage_settings(context, stage)
-    return shared_settings(
+    return settings_of(context, stage, stage_settings(context, stage), seed)
+
+
+def settings_of(context: Context, stage: Stage, section: StageConfig, seed: int) -> LoopSettings:
+    """The same of any stage with any settings."""
+    shared = shared_settings(
         context, learning_rate=section.learning_rate, warmup=section.warmup, schedule=section.schedule, seed=seed
     )
+    teacher = teacher_of(context) if is_taught(stage) else None
+    return replace(shared, body_learning_rate=section.body_learning_rate, teacher=teacher)
 
 
 def shared_settings(
@@ -256,8 +297,8 @@ def measure(
 ) -> dict[str, float]:
     """Seconds of an update of each stage, the mean of so many; of two that do the same work one is measured."""
     measured = {}
-    alike = {TRANSFER_LOWER: TRANSFER_UPPER, PLAIN: LANGUAGE_SPECIFIC}
-    chosen = [stage for stage in stages if stage.name not in alike and stage_settings(context, stage).share > 0]
+    names = {stage.name for stage in stages}
+    chosen = [stage for stage in stages if ALIKE.get(stage.name) not in names]
     for number, stage in enumerate(chosen):
         measured[stage.name] = seconds_per_update(
             model,
@@ -268,9 +309,7 @@ def measure(
             measured=updates,
         )
         on_progress(number + 1, len(chosen))
-    fallback = max(measured.values(), default=1.0)
-    measured |= {name: measured.get(twin, fallback) for name, twin in alike.items()}
-    return {stage.name: measured.get(stage.name, fallback) for stage in stages}
+    return {name: measured[name if name in measured else ALIKE[name]] for name in (stage.name for stage in stages)}
 
 
 def _seconds_for_transfer(context: Context, total: float, preparation: float, extra: float) -> float:
@@ -302,7 +341,8 @@ def seconds_for_each(total: float, preparation: float, extra: float, baseline: b
 
 def evaluation_reserve(total: float, baseline: bool) -> float:
     """Seconds kept back for evaluation, export, report, and for loading and saving models."""
-    return EVALUATION_SECONDS + EVALUATION_SHARE * total + STAGE_SECONDS * (len(STAGE_FOLDERS) + baseline)
+    stages = len(STAGE_FOLDERS) - 1  # the joint stage stands in place of others
+    return EVALUATION_SECONDS + EVALUATION_SHARE * total + STAGE_SECONDS * (stages + baseline)
 
 
 def least_minutes(fixed: float, baseline: bool) -> float:

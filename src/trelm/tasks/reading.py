@@ -35,13 +35,14 @@ def read_parts(
     test: Sequence[str] = (),
     test_from_dev: float | None = None,
     max_train: int | None = None,
+    max_dev: int | None = None,
 ) -> Parts:
     """All examples of a set.
 
     Args:
         kind: the task. label: the set's name, for messages. train, dev, test: paths and globs.
         test_from_dev: this share of dev, its end, is the test: neighbours, which may be of one document, stay together.
-        max_train: so many of train at most, evenly spaced.
+        max_train, max_dev: so many of train, of dev at most, evenly spaced; dev without the test that is cut from it.
 
     Raises:
         DataError: a part that files are named for has no example, and what `check_examples` and the readers say.
@@ -54,7 +55,7 @@ def read_parts(
             raise DataError(f"'{label}', {name}: expected examples, found none; name other files")
     if test_from_dev is not None:
         found["dev"], found["test"] = _split(found["dev"], test_from_dev, label)
-    found["train"] = evenly(found["train"], max_train)
+    found["train"], found["dev"] = evenly(found["train"], max_train), evenly(found["dev"], max_dev)
     check_examples(kind, label, found)
     return Parts(found["train"], found["dev"], found["test"])
 

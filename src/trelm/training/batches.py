@@ -20,6 +20,8 @@ from trelm.training.order import Examples, Indices, Stream
 
 IGNORED = -100
 NO_LINK = -1
+TEACHER_START = "teacher_start"
+"""Of each position the first of the teacher's tokens that it is linked to; see `teaching.py`."""
 SHOWN = 5  # examples of a batch that a message names
 
 
@@ -174,6 +176,12 @@ def label_count(part: dict[str, Tensor]) -> int | None:
     return None if labels is None or labels.ndim != 2 else max(1, int((labels != IGNORED).sum()))
 
 
+def link_count(part: dict[str, Tensor]) -> int | None:
+    """Positions of a part that a teacher teaches, at least 1; None where it has no teacher."""
+    starts = part.get(TEACHER_START)
+    return None if starts is None else max(1, int((starts != NO_LINK).sum()))
+
+
 def _tensors(**arrays: NDArray[Any]) -> dict[str, Tensor]:
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
@@ -197,6 +205,9 @@ class SequentialExamples(Protocol):
 
     def sequence(self, batch_tokens: int, seed: int) -> SequentialBatches:
         """This process's batches of it, from its beginning; `batch_tokens` are those of all processes."""
+
+    def masked_at(self, mask_rate: float) -> SequentialExamples:
+        """The same text with another share of the tokens to be predicted."""
 
 
 @dataclass(frozen=True)
@@ -267,6 +278,7 @@ class PlannedBatches(Dataset[dict[str, Any]]):
             "parts": parts,
             "weights": self.weights,
             "labelled": [label_count(part) for part in parts],
+            "linked": [link_count(part) for part in parts],
             "is_own": [number in own for number in range(len(parts))],
             "tokens": sum(tokens for _, tokens in made.values()),
             "own_tokens": sum(tokens for _, tokens in own.values()),

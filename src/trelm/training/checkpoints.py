@@ -126,9 +126,14 @@ def mark_complete(folder: Path, values: dict[str, Any]) -> None:
 
 
 def remove_checkpoints(stage_folder: Path) -> None:
-    """Remove every checkpoint of a stage; one that is cut off in its removal does not look whole."""
+    """Remove every checkpoint of a stage; one that is cut off in its removal does not look whole.
+
+    With them go the weights of its best evaluation, see `trelm.training.selection`.
+    """
     for folder in stage_folder.glob("checkpoint-*"):
         _remove(folder)
+    for path in stage_folder.glob("selected-*.safetensors"):
+        path.unlink()
 
 
 def keep_newest(stage_folder: Path, count: int) -> None:

@@ -1,8 +1,9 @@
 """The loss of a batch, whole, or in pieces: micro-batches of one process, shares of several processes.
 
 The loss is the sum of the cross-entropies of each part divided by the number of its labels, weighted by its share of
-the examples. The number of labels is that of the whole batch, so that the pieces' losses and gradients add up to those
-of the whole, however it is cut.
+the examples; a part with a teacher adds what `trelm.training.teaching` says. The number of labels, or of linked
+positions, is that of the whole batch, so that the pieces' losses and gradients add up to those of the whole, however it
+is cut.
 """
 
 from __future__ import annotations
@@ -15,36 +16,56 @@ import torch
 from torch import Tensor, nn
 
 from trelm.training.batches import IGNORED
+from trelm.training.teaching import Teacher, is_taught, read_by_student, taught_loss, without_links
 
 Batch = dict[str, Any]
 """`parts`: a list of model inputs; `weights`: one a part, summing to 1; `labelled`, where the batch may be cut: labels
-of each part in the whole batch, or None where a part has none that can be counted."""
+of each part in the whole batch, or None where a part has none that can be counted; `linked`: its positions that a
+teacher teaches, or None."""
 
 
 class Objective(nn.Module):
     """A model with its loss: what is called once a piece of a batch, and so what several processes wrap."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, teacher: Teacher | None = None) -> None:
         super().__init__()
         self.model = model
+        self.teacher = teacher  # no module of this one: it is neither trained nor saved nor split
 
     def forward(self, batch: Batch) -> Tensor:
         """Scalar loss of a batch or of a piece of it."""
-        return batch_loss(self.model, batch)
+        return batch_loss(self.model, batch) if self.teacher is None else batch_loss(self.model, batch, self.teacher)
 
 
-def batch_loss(model: nn.Module, batch: Batch) -> Tensor:
+def batch_loss(model: nn.Module, batch: Batch, teacher: Teacher | None = None) -> Tensor:
     """Scalar loss; each part is one forward pass of its own shape.
 
     Args:
         model: gives `.loss`, the mean over its labels; with `num_items_in_batch`, which not every model takes, their
-            sum divided by it.
+            sum divided by it. Of parts with a teacher also `.hidden_states`.
     """
     parts, counts = batch["parts"], batch.get("labelled")
     counted = is_divisible(model) and counts is not None
     given = [{"num_items_in_batch": count} if counted and count is not None else {} for count in counts or parts]
-    losses = [model(**part, **more).loss * weight for part, weight, more in zip(parts, batch["weights"], given)]
+    links = batch.get("linked") or [None] * len(parts)
+    losses = [
+        _loss_of_part(model, part, more, teacher, linked) * weight
+        for part, weight, more, linked in zip(parts, batch["weights"], given, links)
+    ]
     return torch.stack(losses).sum()
+
+
+def _loss_of_part(
+    model: nn.Module, part: dict[str, Tensor], more: dict[str, Any], teacher: Teacher | None, linked: int | None
+) -> Tensor:
+    if not is_taught(part):
+        loss: Tensor = model(**part, **more).loss
+        return loss
+    if teacher is None:
+        raise ValueError("expected a teacher: a part of the batch has links to its tokens")
+    output = model(**read_by_student(part), **more, output_hidden_states=True)
+    taught: Tensor = output.loss + taught_loss(output.hidden_states, part, teacher, linked)
+    return taught
 
 
 def is_divisible(model: nn.Module) -> bool:
@@ -90,4 +111,4 @@ def _share_of_part(part: dict[str, Tensor], number: int, of: int) -> dict[str, T
     if len(taken["labels"]):
         return taken
     first = {name: tensor[:1] for name, tensor in part.items()}
-    return {**first, "labels": torch.full_like(first["labels"], IGNORED)}
+    return without_links({**first, "labels": torch.full_like(first["labels"], IGNORED)})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -36,6 +36,7 @@ from trelm.training.objectives import (
     rows,
     share_of_process,
 )
+from trelm.training.teaching import Teacher
 from trelm.workspace import writing
 
 ENCODER = "encoder."
@@ -51,9 +52,11 @@ class LoopSettings:
     Attributes:
         learning_rate: the peak. warmup: updates (1 or more) or share of the updates (below 1), at most half of them.
         head_learning_rate: the peak of the parameters whose name does not begin with `encoder.`; None: the same.
+        body_learning_rate: the peak of those that `body` names; None: the same.
         micro_batches: pieces that each process computes its batch in, to save memory; the update is the same.
         sharding: `fsdp`: weights, gradients and optimiser state are split over the processes, where there are several.
         compiled: whether the layers are compiled, which takes a while first and pays in long stages on a GPU.
+        teacher: whose states taught text is pulled to.
     """
 
     learning_rate: float
@@ -68,9 +71,12 @@ class LoopSettings:
     log_updates: int
     seed: int
     head_learning_rate: float | None = None
+    body_learning_rate: float | None = None
+    body: frozenset[str] = frozenset()
     micro_batches: int = 1
     sharding: Literal["none", "fsdp"] = "none"
     compiled: bool = False
+    teacher: Teacher | None = None
 
 
 @dataclass(frozen=True)
@@ -90,11 +96,11 @@ class StageTrainer(Trainer):
     train_dataset: PlannedBatches
 
     def __init__(
-        self, objective: nn.Module, account: Account, head_learning_rate: float | None = None, **arguments: Any
+        self, objective: nn.Module, account: Account, rates: Mapping[str, float] | None = None, **arguments: Any
     ) -> None:
         super().__init__(model=objective, **arguments)
         self.account = account
-        self.head_learning_rate = head_learning_rate
+        self.rates = rates or {}  # peaks of the parameters that have one of their own, by name
         self.folder = Path(str(self.args.output_dir))
         self.trained: Any = objective.model  # what is saved; `self.model` is its objective
         self.guard = FiniteGuard(self.args.device, self.folder, self.train_dataset.describe)
@@ -113,9 +119,9 @@ class StageTrainer(Trainer):
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         optimizer: torch.optim.Optimizer = super().create_optimizer(model)
-        if self.head_learning_rate is not None:
-            head = {id(weight) for name, weight in self.trained.named_parameters() if not name.startswith(ENCODER)}
-            _part_head(optimizer, head, self.head_learning_rate)
+        own = {id(weight): self.rates.get(name) for name, weight in self.trained.named_parameters()}
+        if any(rate is not None for rate in own.values()):
+            _part_by_rate(optimizer, own)
         return optimizer
 
     def training_step(self, model: nn.Module, inputs: Batch, num_items_in_batch: Any = None) -> Tensor:
@@ -322,13 +328,13 @@ def _trainer(
 ) -> StageTrainer:
     """What trains the model, or a copy of it that is split over the processes."""
     sharded = settings.sharding == "fsdp" and collective.is_joint()
-    objective: nn.Module = Objective(_copy(model) if sharded else model)
+    objective: nn.Module = Objective(_copy(model) if sharded else model, settings.teacher)
     if settings.compiled:
         compile_layers(objective)
     trainer = StageTrainer(
         sharding.shard(objective, arguments.device) if sharded else objective,
         account,
-        settings.head_learning_rate,
+        _own_rates(model, settings),
         args=arguments,
         train_dataset=batches,
         callbacks=[account],
@@ -345,16 +351,27 @@ def warmup_updates(warmup: float, updates: int) -> int:
     return min(round(wanted), updates // 2)
 
 
-def _part_head(optimizer: torch.optim.Optimizer, head: set[int], rate: float) -> None:
-    """Move the parameters with these ids to groups of their own that have another learning rate."""
+def _own_rates(model: nn.Module, settings: LoopSettings) -> dict[str, float]:
+    """The peaks of the parameters that have one of their own, by name."""
+    rates = {}
+    for name, _ in model.named_parameters():
+        if settings.head_learning_rate is not None and not name.startswith(ENCODER):
+            rates[name] = settings.head_learning_rate
+        if settings.body_learning_rate is not None and name in settings.body:
+            rates[name] = settings.body_learning_rate
+    return rates
+
+
+def _part_by_rate(optimizer: torch.optim.Optimizer, rates: Mapping[int, float | None]) -> None:
+    """Move parameters to groups of those that have one learning rate: of their own by their ids, else None."""
     groups, optimizer.param_groups = optimizer.param_groups, []
     for group in groups:
-        parts: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+        parts: dict[float | None, list[nn.Parameter]] = {}
         for weight in group["params"]:
-            parts[id(weight) in head].append(weight)
-        for is_head, weights in parts.items():
-            if weights:
-                optimizer.add_param_group({**group, "params": weights, **({"lr": rate} if is_head else {})})
+            parts.setdefault(rates.get(id(weight)), []).append(weight)
+        for rate in sorted(parts, key=lambda rate: -1.0 if rate is None else rate, reverse=True):
+            own = {} if rate is None else {"lr": rate}
+            optimizer.add_param_group({**group, "params": parts[rate], **own})
 
 
 def _own_share(items: list[Batch], *, number: int, of: int) -> Batch:

@@ -1,7 +1,7 @@
 """The joint subword vocabulary, of the source tokenizer's own kind (METHOD section 1)."""
 
 from trelm.vocabulary.comparison import shared_entries, special_rows, statistics, text_statistics
-from trelm.vocabulary.encoding import encode_lines, write_lines
+from trelm.vocabulary.encoding import encode_lines, encoded_with_characters, write_lines
 from trelm.vocabulary.special import ROLES
 from trelm.vocabulary.training import (
     ALPHABET_LIMIT,
@@ -20,6 +20,7 @@ __all__ = [
     "check_tokenizer",
     "default_alphabet_limit",
     "encode_lines",
+    "encoded_with_characters",
     "is_continuation",
     "save_tokenizer",
     "shared_entries",

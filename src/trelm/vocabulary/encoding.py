@@ -85,6 +85,20 @@ def _encoded(tokenizer: PreTrainedTokenizerBase, lines: Iterable[str], batch: in
         yield [encoding.ids for encoding in backend.encode_batch_fast(part, add_special_tokens=False)]
 
 
+def encoded_with_characters(
+    tokenizer: PreTrainedTokenizerBase, lines: Sequence[str]
+) -> list[tuple[NDArray[np.int32], NDArray[np.int64]]]:
+    """The ids of each line as `encode_lines` gives them, and of each token its characters in the line.
+
+    Returns:
+        ids (n,) and (n, 2), the first character and the one after the last, of each line.
+    """
+    encodings = plain_backend(tokenizer).encode_batch(list(lines), add_special_tokens=False)
+    return [
+        (np.array(one.ids, dtype=np.int32), np.array(one.offsets, dtype=np.int64).reshape(-1, 2)) for one in encodings
+    ]
+
+
 def _flat(ids: Sequence[Sequence[int]]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """All ids end to end, and the length of each sequence."""
     return np.fromiter(chain.from_iterable(ids), dtype=np.int32), np.fromiter(map(len, ids), dtype=np.int64)
