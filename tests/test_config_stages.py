@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,28 +11,84 @@ from hypothesis import strategies as st
 
 from trelm.config import Config, JointStageConfig, make_config
 from trelm.errors import ConfigError
-from trelm.stages import TRANSFER_JOINT, transfer_stages
-from trelm.steps.training import joint_feeds, planned_stages
+from trelm.stages import SCRATCH_STAGE, TRANSFER_JOINT, transfer_stages
+from trelm.steps.training import joint_feeds, masked_as, planned_stages
 
+PUBLISHED = ("commonality", "transfer_upper", "transfer_lower", "language_specific", "plain")
 NO_HALVES = {"transfer_upper": {"share": 0}, "transfer_lower": {"share": 0}}
 
 
 def config(**stages: dict[str, Any]) -> Config:
+    """The published stages and the plain one in equal shares, with what is given laid over them."""
+    return of_recipe("recommended", stages={name: {"share": 1} for name in PUBLISHED} | stages)
+
+
+def of_recipe(recipe: str, **values: Any) -> Config:
     return make_config(
         {
             "source": {"model": "minilm", "text": ["en.txt"]},
             "target": {"language": "id", "text": ["id.txt"]},
             "parallel": ["pairs.tsv"],
             "budget": {"updates": 10},
-            "stages": stages,
+            "recipe": recipe,
+            **values,
         }
     )
 
 
-def test_by_default_there_is_no_joint_stage_and_no_teacher() -> None:
-    stages = config().stages
-    assert stages.wanted == ("commonality", "transfer-upper", "transfer-lower", "language-specific", "plain")
-    assert not stages.teaches
+@pytest.mark.parametrize(
+    ("recipe", "names", "orders", "tri_layer"),
+    [
+        ("recommended", ["language-specific"], False, False),
+        ("paper", ["commonality", "transfer-upper", "transfer-lower", "language-specific"], True, True),
+        ("quick", ["commonality", "transfer-upper", "transfer-lower", "language-specific", "plain"], True, True),
+    ],
+)
+def test_the_stages_of_a_recipe(recipe: str, names: list[str], orders: bool, tri_layer: bool) -> None:
+    """No recipe has a joint stage or a teacher, and one without an order to learn has no TRILayer."""
+    made = of_recipe(recipe)
+    assert list(made.stages.wanted) == names == [stage.name for stage in planned_stages(made)]
+    assert (made.stages.orders, made.stages.teaches, made.model.tri_layer) == (orders, False, tri_layer)
+
+
+@pytest.mark.parametrize(
+    ("stages", "orders"),
+    [
+        ({}, True),
+        ({"transfer_lower": {"share": 0}}, True),
+        ({"transfer_upper": {"share": 0}}, True),
+        (NO_HALVES, False),
+        ({**NO_HALVES, "transfer_joint": {"share": 1, "taught": 1}}, False),
+        ({**NO_HALVES, "transfer_joint": {"share": 1, "cross_lingual": 0.1}}, True),
+        ({**NO_HALVES, "transfer_joint": {"share": 0, "cross_lingual": 1}}, False),
+    ],
+)
+def test_only_stages_of_cdlm_reorder(stages: dict[str, Any], orders: bool) -> None:
+    made = config(**stages)
+    feeds = {feed for stage in planned_stages(made) for feed, _ in stage.feeds}
+    assert made.stages.orders == orders == bool(feeds & {"source-to-target", "target-to-source"})
+
+
+def test_each_stage_is_masked_as_its_section_says() -> None:
+    made = config(commonality={"share": 1, "mask_rate": 0.2}, plain={"share": 1, "mask_rate": None})
+    assert {stage.name: stage.mask_rate for stage in planned_stages(made)} == {
+        "commonality": 0.2, "transfer-upper": 0.3, "transfer-lower": 0.3, "language-specific": 0.3, "plain": None,
+    }  # fmt: skip
+    assert masked_as(made, SCRATCH_STAGE) == replace(SCRATCH_STAGE, mask_rate=0.3)
+    assert made.training.mask_rate == 0.15  # that of held-out text
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("mask_rate", 0, r"stages\.plain\.mask_rate: .*greater than 0 \(found 0\)"),
+        ("mask_rate", 1, r"stages\.plain\.mask_rate: .*less than 1 \(found 1\)"),
+        ("body_learning_rate", 0, r"stages\.plain\.body_learning_rate: .*greater than 0 \(found 0\)"),
+    ],
+)
+def test_rates_out_of_range_are_refused(key: str, value: float, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        config(plain={"share": 1, key: value})
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path) -> Path:
     values = toy_values(folder / "data", tiny_bert)
     values["budget"] = {"updates": 14}
     values["training"]["checkpoint_minutes"] = 1e9
+    for stage in ("transfer_upper", "language_specific"):  # with two groups of parameters, the others with one
+        values["stages"][stage]["body_learning_rate"] = 3.0e-4
+        values["stages"][stage]["mask_rate"] = 0.3
     (folder / "toy.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
     pipeline.transfer(load_config(folder / "toy.yaml"), folder / "run", until="plan", quiet=True)
     return folder

@@ -75,7 +75,7 @@ def write_toy_data(folder: Path) -> None:
 
 def toy_values(data: Path, model: Path) -> dict[str, Any]:
     """A configuration of the data in `data` for the encoder in `model`."""
-    stage = {"learning_rate": 1.0e-3, "warmup": 0.1}
+    stage = {"learning_rate": 1.0e-3, "warmup": 0.1, "mask_rate": None, "body_learning_rate": None}
     return {
         "source": {"model": str(model), "language": "en", "text": [str(data / "source.txt")]},
         "target": {"language": "xx", "text": [str(data / "target.txt")]},
@@ -97,8 +97,10 @@ def toy_values(data: Path, model: Path) -> dict[str, Any]:
             "csls_neighbours": 5,
         },
         "word_links": {"iterations": 3},
+        "model": {"tri_layer": True},  # with the published stages, not the recipe's
         "stages": {
             "commonality": {"share": 1, **stage},
+            "transfer_joint": {"share": 0, **stage},
             "transfer_upper": {"share": 1, **stage},
             "transfer_lower": {"share": 1, **stage},
             "language_specific": {"share": 3, **stage},

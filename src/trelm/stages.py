@@ -145,7 +145,8 @@ class StageData:
         source_of_target, target_of_source: its word links, one for each position of the named-first language's partner:
             for every target position a source position or -1, and the other way round.
         streams: text that is read while training, by the feeds that it stands for.
-        teaching: what a teacher reads of the pairs, where there is one.
+        teaching: what a teacher reads of the pairs, where there is one. label_rate: share of the positions that CdLM
+            predicts.
     """
 
     source: Ragged
@@ -159,6 +160,7 @@ class StageData:
     mask_rate: float
     streams: Mapping[Feed, SequentialExamples] = field(default_factory=dict)
     teaching: Teaching | None = None
+    label_rate: float = 1.0
 
     def examples(self, feed: Feed) -> Examples | SequentialExamples:
         """The examples of one kind."""
@@ -175,7 +177,7 @@ class StageData:
         if feed == "target-to-source":
             pairs = (self.pair_target, self.pair_source, self.target_of_source)
             languages = (TARGET, SOURCE)
-        return CrossLingualExamples(*pairs, languages, self.vocabulary, self.max_length)
+        return CrossLingualExamples(*pairs, languages, self.vocabulary, self.max_length, self.label_rate)
 
     def _taught_text(self) -> TaughtExamples:
         if self.teaching is None:

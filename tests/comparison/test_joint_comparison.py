@@ -46,7 +46,9 @@ def test_a_joint_stage_and_the_published_ones_are_compared(tiny_bert: Path, tmp_
 def test_an_arm_that_would_change_nothing_is_refused_before_anything_is_written(
     tiny_bert: Path, tmp_path: Path
 ) -> None:
-    config = comparison_config(tmp_path / "data", tiny_bert, *JOINT, "comparison.arms=[one-direction]")
+    bare = "{one-direction+bare: {stages.transfer_upper.share: 0, stages.transfer_lower.share: 0}}"
+    settings = (f"comparison.variants={bare}", "comparison.arms=[one-direction+bare]")
+    config = comparison_config(tmp_path / "data", tiny_bert, *JOINT, *settings)
     with pytest.raises(ConfigError, match="which 'one-direction' changes, found 0; leave the arm out"):
         compare_toy(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -15,7 +15,7 @@ from trelm.report.comparison_page import write_comparison
 from trelm.report.page import write_report
 
 SCREENS = [(360, 740), (1280, 800)]
-MEASURED = Path(__file__).resolve().parents[2] / "benchmarks" / "en-id" / "results" / "compare-small"
+MEASURED = Path(__file__).resolve().parents[2] / "benchmarks" / "en-id" / "earlier" / "compare-small"
 
 
 @pytest.fixture(scope="module")

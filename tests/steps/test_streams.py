@@ -68,3 +68,15 @@ def test_the_target_stream_gives_what_is_left_as_batches_of_the_target_language(
     assert lines == (["long before", "the people"] if process is None else ["long before"])
     assert tokens == int(batch["attention_mask"].sum())
     assert (batch["language"] == 1).all()
+
+
+def test_a_stage_s_own_mask_rate_is_another_share_of_the_same_text(tmp_path: Path, tokenizer: BertTokenizer) -> None:
+    text = text_streams(context(tmp_path, stream=f"hf://{tmp_path}/shards/train"), tokenizer)["target-text"]
+    usual, nearly_all = (stream.sequence(1000, 5).batch(0)[0] for stream in (text, text.masked_at(1 - 1e-9)))
+    wholes = [
+        torch.where(batch["labels"] == -100, batch["input_ids"], batch["labels"]) for batch in (usual, nearly_all)
+    ]
+    assert torch.equal(*wholes)
+    ordinary = int(usual["attention_mask"].sum()) - 2 * len(wholes[0])
+    assert int((usual["labels"] != -100).sum()) < ordinary
+    assert int((nearly_all["labels"] != -100).sum()) == ordinary

@@ -48,7 +48,7 @@ class Arm:
             as `embeddings.initialisation` says; `random`: random weights; `source`: the source encoder and its own
             tokenizer. prepares: steps of preparation that it needs besides corpus, vocabulary and tokens. overrides:
             settings laid over the comparison's, section by section; changes: more of them, each as `section.key`, over
-            these. has_tri_layer: whether there is one; without it and without CdLM the
+            these. has_tri_layer: whether there is one where the settings have one; without it and without CdLM the
             model is the source's plain class. reads_pairs: whether it trains on pairs; their target side is among the
             text of every arm. orders: whether pairs are reordered along word links.
     """
@@ -71,8 +71,7 @@ class Arm:
         """
         values = config.model_dump(exclude={"budget"})
         values["budget"] = config.budget.model_dump(exclude_none=True)
-        for section, changes in self.overrides.items():
-            values[section] = {**values[section], **changes}
+        values = lay_over(values, self.overrides)
         for place, value in self.changes.items():
             values = lay_over(values, _nested(place, value))
         made = make_config({**values, "seed": seed}, origin="comparison")
@@ -197,8 +196,25 @@ def _rival(description: str, rows: str, *prepares: str, program: Program = maske
     )
 
 
+def _of_stages(description: str, program: Program = configured, *, tri_layer: bool = True, orders: bool = True) -> Arm:
+    """The arm of all published stages with a part changed, whatever stages are configured."""
+    return Arm(description, program, overrides=STAGES, has_tri_layer=tri_layer, orders=orders)
+
+
+SHARES = {"commonality": 6, "transfer_joint": 0, "transfer_upper": 7, "transfer_lower": 7, "language_specific": 72,
+          "plain": 8}  # fmt: skip
+"""Of the budget, for the published stages and the plain one: most of it for target text."""
+
+STAGES = {"stages": {name: {"share": share} for name, share in SHARES.items()}, "model": {"tri_layer": True}}
+
+AS_PUBLISHED = {"schedule": "linear", "body_learning_rate": None, "mask_rate": None}
+"""What the paper has no setting of its own for in a stage: one rate, and `training.mask_rate`."""
+
 PAPER = {
-    "stages": {"transfer_joint": {"share": 0}, **recipe_values("paper")["stages"]},
+    "stages": {
+        "transfer_joint": {"share": 0},
+        **{name: AS_PUBLISHED | settings for name, settings in recipe_values("paper")["stages"].items()},
+    },
     "model": {"tri_layer": True},
     "embeddings": {"initialisation": "trelm", "copy_shared": False, "min_links": None},
     "alignment": {"method": "adversarial", "normalisation": "none", "restarts": 0},
@@ -215,6 +231,7 @@ ARMS: dict[str, Arm] = {
         configured,
         overrides=PAPER,
     ),
+    "trelm-stages": _of_stages("TreLM with all published stages; vocabulary, rows and rates as configured"),
     "scratch": Arm(
         "TreLM's architecture from random weights", from_scratch, start="random", prepares=(), reads_pairs=False
     ),
@@ -237,17 +254,19 @@ ARMS: dict[str, Arm] = {
     "frozen-body": _rival(
         "body frozen, embeddings and head trained (Artetxe et al. 2020)", "random", program=frozen_body
     ),
-    "no-tri-layer": Arm(
-        "TreLM without its TRILayer: what it would read goes straight into the upper half",
-        configured,
-        has_tri_layer=False,
+    "no-tri-layer": _of_stages(
+        "trelm-stages without its TRILayer: what it would read goes straight into the upper half", tri_layer=False
     ),
-    "no-ordering": Arm("TreLM without reordering: position j reads position j", configured, orders=False),
-    "no-cdlm": Arm("TreLM with target text in the place of CdLM", without_cross_lingual),
-    "one-direction": Arm("TreLM that transfers the upper half only", one_direction),
-    "joint": Arm("TreLM that transfers both halves in one stage", joint),
-    "no-combination": Arm("TreLM whose halves are transferred in turn, not averaged", without_combination),
-    "adversarial": Arm("TreLM from the table that the adversarial game aligned", configured, overrides=ADVERSARIAL),
+    "no-ordering": _of_stages("trelm-stages without reordering: position j reads position j", orders=False),
+    "no-cdlm": _of_stages("trelm-stages with target text in the place of CdLM", without_cross_lingual),
+    "one-direction": _of_stages("trelm-stages that transfers the upper half only", one_direction),
+    "joint": _of_stages("trelm-stages that transfers both halves in one stage", joint),
+    "no-combination": _of_stages(
+        "trelm-stages whose halves are transferred in turn, not averaged", without_combination
+    ),
+    "adversarial": Arm(
+        "TreLM as configured, from the table that the adversarial game aligned", configured, overrides=ADVERSARIAL
+    ),
 }
 
 

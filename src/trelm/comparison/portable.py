@@ -207,7 +207,12 @@ class PortableInputs:
         """What the stages draw their batches from; lengths and rates are the configuration's."""
         classes, training = classes_within(StageData), self.context.config.training
         data: StageData = unpack_value(self.record["data"], self.portable.folder / ARRAYS, classes)
-        return replace(data, max_length=training.max_length, mask_rate=training.mask_rate)
+        return replace(
+            data,
+            max_length=training.max_length,
+            mask_rate=training.mask_rate,
+            label_rate=training.cross_lingual_labels,
+        )
 
     @property
     def preparation_seconds(self) -> float:

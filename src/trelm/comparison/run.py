@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from trelm.comparison.arms import Arm, arm_named
 from trelm.comparison.cell import Cell, cell_key
 from trelm.comparison.inputs import PreparedInputs
@@ -17,7 +19,7 @@ from trelm.comparison.result import cell_result
 from trelm.comparison.scoring import score
 from trelm.comparison.work import cell_steps, do_step, final_model, remove_models
 from trelm.config import Config, dump_config
-from trelm.errors import TrelmError
+from trelm.errors import RunFolderError, TrelmError
 from trelm.progress import Progress, StepProgress
 from trelm.report.comparison_schema import COMPARISON, RESULTS
 from trelm.steps.context import ALIGNMENT, Context, Figures
@@ -116,11 +118,29 @@ def run_comparison(comparison: Comparison, progress: Progress) -> dict[str, Any]
 
 
 def prepare_comparison(comparison: Comparison, progress: Progress) -> dict[str, Any]:
-    """All that cells share; returns what `comparison.json` holds before any is done."""
+    """All that cells share; returns what `comparison.json` holds before any is done.
+
+    Raises:
+        RunFolderError: a variant has results of other settings.
+    """
+    _refuse_changed_variants(comparison)
     prepare_all(plan_preparation(comparison.arms(), comparison.root, comparison.inputs), comparison.root, progress)
     overview = describe(comparison)
     write_json(comparison.root / COMPARISON, overview)
     return overview
+
+
+def _refuse_changed_variants(comparison: Comparison) -> None:
+    path = comparison.root / COMPARISON
+    if not path.exists():
+        return
+    before = yaml.safe_load(read_json(path)["config"])["comparison"].get("variants", {})
+    for name, changes in comparison.config.comparison.variants.items():
+        if before.get(name, changes) != changes and (comparison.root / RESULTS / name).exists():
+            raise RunFolderError(
+                f"comparison.variants: expected '{name}' with the settings of its results in {comparison.root} "
+                f"({before[name]}), found others ({changes}); give it another name"
+            )
 
 
 def do_cells(

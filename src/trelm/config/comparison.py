@@ -12,6 +12,7 @@ from trelm.errors import did_you_mean
 ArmName = Literal[
     "trelm-recommended",
     "trelm-paper",
+    "trelm-stages",
     "scratch",
     "source-tokenizer",
     "random",
@@ -30,6 +31,11 @@ ArmName = Literal[
     "adversarial",
 ]
 ARM_NAMES: tuple[str, ...] = get_args(ArmName)
+SHARED = (
+    *("source", "target", "parallel", "corpus", "evaluation", "budget", "seed", "recipe", "comparison", "card"),
+    "training.mask_rate",
+)
+"""What all cells have alike, so that they can be compared: no variant has its own."""
 
 
 class ComparisonConfig(Section):
@@ -64,8 +70,17 @@ class ComparisonConfig(Section):
                     f"variants: expected names like 'counts+mine', an arm and a name of yours, found '{name}' "
                     f"(arms: {', '.join(ARM_NAMES)}){did_you_mean(arm, ARM_NAMES)}"
                 )
+            self._refuse_shared(name)
         known = (*ARM_NAMES, *self.variants)
         for name in self.arms:
             if name not in known:
                 raise ValueError(f"arms: unknown arm '{name}' (known: {', '.join(known)}){did_you_mean(name, known)}")
         return self
+
+    def _refuse_shared(self, name: str) -> None:
+        for place in self.variants[name]:
+            if place in SHARED or place.partition(".")[0] in SHARED:
+                raise ValueError(
+                    f"variants.{name}: expected settings of training or of what is trained, found '{place}', which all "
+                    "cells have alike; make another comparison with it"
+                )

@@ -315,6 +315,9 @@ class TrainingConfig(Section):
         lt=1,
         description="share of the tokens to be predicted, in held-out text and where a stage says none",
     )
+    cross_lingual_labels: float = Field(
+        1.0, gt=0, le=1, description="share of the positions that CdLM predicts, drawn anew each time; 1: as published"
+    )
     stream_lines: int = Field(
         20_000, ge=1, description="lines of a stream that are held in memory and shuffled together, in each process"
     )

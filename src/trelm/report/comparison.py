@@ -26,7 +26,7 @@ ABLATIONS = (
     *("no-tri-layer", "no-ordering", "no-cdlm", "one-direction", "joint", "no-combination", "adversarial"),
     "recommended-rows",
 )
-"""Arms that are a `trelm-*` arm with parts changed or left out: no rivals."""
+"""Arms that are `trelm-stages` or `trelm-recommended` with parts changed or left out: no rivals."""
 
 
 @dataclass(frozen=True)

@@ -228,6 +228,7 @@ def stage_data(context: Context) -> StageData:
         mask_rate=context.config.training.mask_rate,
         streams=text_streams(context, context.tokenizer),
         teaching=load_teaching(context),
+        label_rate=context.config.training.cross_lingual_labels,
     )
 
 

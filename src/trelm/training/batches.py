@@ -76,7 +76,8 @@ class CrossLingualExamples:
     Attributes:
         inputs, outputs: x and y as token ids without special tokens.
         links: for every token of y its position in x, or -1.
-        languages: ids of the languages of x and y.
+        languages: ids of the languages of x and y. label_rate: share of the tokens of y that are predicted, drawn anew
+            for each batch; 1: every one, as published.
     """
 
     inputs: Ragged
@@ -85,6 +86,7 @@ class CrossLingualExamples:
     languages: tuple[int, int]
     vocabulary: Vocabulary
     max_length: int
+    label_rate: float = 1.0
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -108,10 +110,18 @@ class CrossLingualExamples:
             attention_mask=mask,
             ordering=ordering,
             output_mask=output_mask,
-            labels=np.where(output_mask == 1, output_ids, IGNORED),
+            labels=np.where(self._predicted(output_mask, random), output_ids, IGNORED),
             language=np.full(len(ids), self.languages[0], dtype=np.int64),
             output_language=np.full(len(ids), self.languages[1], dtype=np.int64),
         )
+
+
+    def _predicted(self, mask: Indices, random: np.random.Generator) -> NDArray[np.bool_]:
+        real: NDArray[np.bool_] = mask == 1
+        if self.label_rate == 1:
+            return real
+        drawn = real & (random.random(mask.shape) < self.label_rate)
+        return drawn if drawn.any() else real
 
 
 def pad_with_specials(
