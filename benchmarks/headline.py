@@ -22,6 +22,7 @@ ROOT = Path(__file__).parent.parent
 OURS = "trelm-recommended"
 PAGES = {"headline": ROOT / "README.md", "tables": ROOT / "docs/explanation/recipe.md"}
 HIDDEN = ("unit_accuracy",)
+NOTHING = "No comparison of today's recipe is complete yet."
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="compare, and write nothing")
     check = parser.parse_args().check
     grids = {regime: read_comparison(place) for regime in REGIMES if (place := folder_of(regime)) is not None}
-    made = {"headline": headline(grids), "tables": "\n\n".join(table(*one) for one in grids.items())}
+    made = {"headline": headline(grids), "tables": "\n\n".join(table(*one) for one in grids.items()) or NOTHING}
     stale = [path.name for mark, path in PAGES.items() if not put(path, mark, made[mark], write=not check)]
     if check and stale:
         sys.exit(f"{', '.join(stale)}: not what the results say; run python benchmarks/headline.py")
@@ -76,6 +77,8 @@ def put(path: Path, mark: str, text: str, *, write: bool) -> bool:
 
 def headline(grids: dict[Regime, Grid]) -> str:
     """Each comparison in a line: bits per character and the mean over the tasks, ours beside scratch and the rivals."""
+    if not grids:
+        return NOTHING
     lines = [
         "| | seeds | bits per character: `recommended` | scratch | best rival | mean of the tasks: `recommended` "
         "| scratch | best rival | budget for scratch's quality |",

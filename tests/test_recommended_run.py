@@ -112,6 +112,7 @@ def test_it_is_exported_as_a_plain_model_at_once(watched: Watched, tmp_path: Pat
     written = export_toy(run, tmp_path / "plain", kind="plain")
     assert not (run.folder / STAGE_FOLDERS["plain"]).exists()
     assert written["check"]["largest_difference"] <= written["check"]["limit"]
+    assert written["check"]["trained_away"] == run.report["export"]["check"]["trained_away"] == []
     source = AutoModelForMaskedLM.from_pretrained(tiny_bert)
     plain = AutoModelForMaskedLM.from_pretrained(tmp_path / "plain").double().eval()
     assert type(plain) is type(source)

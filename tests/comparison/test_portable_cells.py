@@ -33,7 +33,9 @@ from trelm.report.comparison_page import write_comparison
 from trelm.steps import outcome
 from trelm.workspace import read_json, write_json, write_sealed
 
-ARMS = "trelm-recommended,no-ordering,scratch,source-tokenizer,random,counts"
+ARMS = "trelm-recommended,no-ordering,scratch,source-tokenizer,random,counts,counts+own"
+OF_STAGE = "stages.language_specific"
+VARIANTS = f"comparison.variants={{counts+own: {{{OF_STAGE}.mask_rate: 0.3, {OF_STAGE}.body_learning_rate: 3.0e-4}}}}"
 
 SMALL = ("budget.updates=4", "training.batch_tokens=128")
 
@@ -69,10 +71,10 @@ def rounded_rows() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def config(half_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Config:
-    """Six arms, a budget of FLOPs, parts of speech and a set of text."""
+    """Six arms and a variant, a budget of FLOPs, parts of speech and a set of text."""
     data = tmp_path_factory.mktemp("portable-data")
     seldom = "training.checkpoint_minutes=9"
-    made = comparison_config(data, half_bert, f"comparison.arms=[{ARMS}]", "budget.flops=1.0e+9", seldom)
+    made = comparison_config(data, half_bert, f"comparison.arms=[{ARMS}]", VARIANTS, "budget.flops=1.0e+9", seldom)
     text = {"task": "text", "name": "toy", "test": [str(data / "evaluation.txt")]}
     return make_config({**plain(made), "evaluation": [*plain(made)["evaluation"], text]}, origin="toy")
 
@@ -343,7 +345,7 @@ def test_a_folder_that_is_there_is_not_written_over(config: Config, tmp_path: Pa
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"arms": ["focus"]}, "--arms focus: expected one of trelm-recommended, no-ordering, .*counts, found another"),
+        ({"arms": ["focus"]}, r"--arms focus: expected one of trelm-recommended, .*counts\+own, found another"),
         ({"seeds": [2]}, "--seeds 2: expected one of 1, found another"),
         (
             {"overrides": ["stages.scratch.share=2"]},

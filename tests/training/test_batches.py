@@ -189,6 +189,21 @@ def test_cross_lingual_batch_by_hand() -> None:
     }
 
 
+def test_labels_on_a_share_of_the_positions() -> None:
+    whole = pairs().collate(np.array([0, 1]), generator())
+    counts = []
+    for seed in range(400):
+        batch = replace(pairs(), label_rate=0.3).collate(np.array([0, 1]), generator(seed))
+        drawn = batch["labels"] != IGNORED
+        assert drawn.any()  # a batch without a label would have no loss
+        assert torch.equal(batch["labels"][drawn], whole["labels"][drawn])
+        counts.append(int(drawn.sum()))
+    assert all(torch.equal(batch[name], whole[name]) for name in whole if name != "labels")
+    # 10 real positions: Binomial(10, .3), but all ten where none is drawn, which happens with .7^10.
+    expected = 3 + 10 * 0.7**10
+    assert abs(float(np.mean(counts)) - expected) < 4 * 1.7 / 400**0.5
+
+
 def test_cross_lingual_counts_by_hand() -> None:
     # Real tokens without special ones: 3 and 4 in x, 2 and 4 in y; half of 13, and 2 special ones a pair.
     assert pairs().lengths_at(np.arange(2)).tolist() == [5, 6]

@@ -218,6 +218,7 @@ PAPER = {
     "model": {"tri_layer": True},
     "embeddings": {"initialisation": "trelm", "copy_shared": False, "min_links": None},
     "alignment": {"method": "adversarial", "normalisation": "none", "restarts": 0},
+    "training": {"cross_lingual_labels": 1.0},
 }
 ADVERSARIAL = {
     "embeddings": {"initialisation": "trelm", "copy_shared": False, "min_links": None},

@@ -18,7 +18,7 @@ from trelm.model.encoder import TrelmForMaskedLM, TrelmModel
 from trelm.model.plain import ROUNDING, Agreement, check, compare, trained_away, write_plain
 from trelm.model.source import public_name, source_path
 from trelm.progress import StepProgress
-from trelm.stages import LANGUAGE_SPECIFIC, PLAIN, PLAIN_STAGE
+from trelm.stages import LANGUAGE_SPECIFIC, PLAIN, PLAIN_STAGE, START
 from trelm.steps.context import (
     ALIGNMENT,
     CORPUS,
@@ -101,7 +101,7 @@ def foldable_stage(context: Context) -> str | None:
     config = TrelmConfig.from_pretrained(str(model_folder(context, LANGUAGE_SPECIFIC)))
     with torch.device("meta"):  # only its structure is asked
         model = TrelmModel(config)
-    return None if trained_away(model) else LANGUAGE_SPECIFIC
+    return None if model.kept and trained_away(model) else LANGUAGE_SPECIFIC
 
 
 def chosen_kind(context: Context) -> Kind:
@@ -153,9 +153,15 @@ def _verifier(context: Context, model: TrelmForMaskedLM, lines: list[str]) -> Ca
         tokenizer = AutoTokenizer.from_pretrained(str(folder))
         agreement = compare(model, plain, _batches(context, tokenizer, lines))
         check(agreement)
-        return {**_figures(agreement), "trained_away": trained_away(model.trelm)}
+        return {**_figures(agreement), "trained_away": _annealed(context, model)}
 
     return verify
+
+
+def _annealed(context: Context, model: TrelmForMaskedLM) -> list[str]:
+    """What the plain stage trained away: nothing of a model that was plain before it trained."""
+    start = TrelmConfig.from_pretrained(str(model_folder(context, START)))
+    return [] if start.plainness == 1.0 else trained_away(model.trelm)
 
 
 def _figures(agreement: Agreement) -> Figures:

@@ -115,7 +115,6 @@ class CrossLingualExamples:
             output_language=np.full(len(ids), self.languages[1], dtype=np.int64),
         )
 
-
     def _predicted(self, mask: Indices, random: np.random.Generator) -> NDArray[np.bool_]:
         real: NDArray[np.bool_] = mask == 1
         if self.label_rate == 1:
