@@ -31,6 +31,7 @@ from trelm.stages import (
     stage_flops,
     transfer_stages,
 )
+from trelm.training import objectives
 from trelm.training.batches import MaskedExamples
 from trelm.training.objectives import batch_loss
 from trelm.training.teaching import TaughtExamples, Teacher, Teaching
@@ -117,11 +118,31 @@ def test_the_teacher_changes_what_is_learned(model: TrelmForMaskedLM, teacher: T
     assert torch.equal(found[0][name], found[2][name])
 
 
+def test_the_weight_falls_in_equal_steps_or_stays(
+    model: TrelmForMaskedLM, teacher: Teacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[float] = []
+
+    def watched(module: TrelmForMaskedLM, batch: Any, its: Teacher) -> Tensor:
+        seen.append(its.left * its.weight)
+        return batch_loss(module, batch, its)
+
+    monkeypatch.setattr(objectives, "batch_loss", watched)
+    for falls in (True, False):
+        batches = taught_data().batches(STAGE, updates=4, batch_tokens=60, seed=1)
+        run_stage(
+            model, STAGE, batches, settings_with(replace(teacher, weight=2.0, falls=falls)), tmp_path / str(falls)
+        )
+    assert seen == [2.0, 1.5, 1.0, 0.5, 2.0, 2.0, 2.0, 2.0]
+
+
+@pytest.mark.parametrize("falls", [False, True])
 @pytest.mark.parametrize("cut_at", [1, 3, 4])
 def test_an_interrupted_stage_goes_on_as_if_nothing_had_been(
-    model: TrelmForMaskedLM, teacher: Teacher, tmp_path: Path, cut_at: int
+    model: TrelmForMaskedLM, teacher: Teacher, tmp_path: Path, cut_at: int, falls: bool
 ) -> None:
     start, data = snapshot(model), taught_data()
+    teacher = replace(teacher, falls=falls)
     batches = data.batches(STAGE, updates=4, batch_tokens=120, seed=1)
     expected = run_stage(model, STAGE, batches, settings_with(teacher), tmp_path / "whole")
     whole = snapshot(model)

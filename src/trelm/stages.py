@@ -248,14 +248,16 @@ def run_stage(
         settings = replace(settings, body=body)
     plainness = model.config.plainness
 
-    def anneal(done: int, total: int) -> None:
-        model.config.plainness = max(plainness, min(1.0, (done + 1) / (ANNEALED * total)))
+    def before_update(done: int, total: int) -> None:
+        if stage.anneals:
+            model.config.plainness = max(plainness, min(1.0, (done + 1) / (ANNEALED * total)))
+        if settings.teacher is not None:
+            settings.teacher.fall(done, total)
 
     try:
         if len(batches) == 0:
             return Trained(0.0, 0, 0, {"updates": [], "tokens": [], "seconds": [], "loss": []})
-        before = anneal if stage.anneals else None
-        trained = train(model, batches, settings, folder, on_update, before, after_update, on_note)
+        trained = train(model, batches, settings, folder, on_update, before_update, after_update, on_note)
         if stage.anneals:
             model.config.plainness = 1.0  # also where a stage of a single update was resumed after it
         return trained

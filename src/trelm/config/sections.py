@@ -249,6 +249,9 @@ class JointStageConfig(StageConfig):
         "those of the source encoder on the other side",
     )
     teaching_weight: float = Field(1.0, gt=0, description="of that pull beside the masked loss")
+    teaching_schedule: Literal["linear", "constant"] = Field(
+        "constant", description="of that weight; linear: falls to 0 over the stage"
+    )
 
     @model_validator(mode="after")
     def _shares_of_a_batch(self) -> JointStageConfig:

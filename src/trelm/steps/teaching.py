@@ -57,4 +57,5 @@ def teacher_of(context: Context) -> Teacher:
     encoder = context.pretrained
     middle = encoder.config.num_hidden_layers // 2
     model = encoder.backbone.train(False).requires_grad_(False)
-    return Teacher(model, ((middle, middle), (-1, -1)), context.config.stages.transfer_joint.teaching_weight)
+    joint = context.config.stages.transfer_joint
+    return Teacher(model, ((middle, middle), (-1, -1)), joint.teaching_weight, joint.teaching_schedule == "linear")

@@ -33,19 +33,26 @@ _OF_TEACHER = (READ, MASK, START, END)
 Part = dict[str, Tensor]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Teacher:
     """A frozen encoder, and what of its states is taught.
 
     Attributes:
         model: called with `input_ids`, `attention_mask` and `output_hidden_states`; gives `.hidden_states`.
         layers: pairs of the number of a state of the model that learns and of one of the teacher's.
-        weight: of the loss, beside the masked one.
+        weight: of the loss, beside the masked one. falls: whether it falls to 0 over the stage. left: what is left of
+            it; whoever trains sets it before each update.
     """
 
     model: nn.Module
     layers: tuple[tuple[int, int], ...]
     weight: float
+    falls: bool = False
+    left: float = 1.0
+
+    def fall(self, done: int, total: int) -> None:
+        """Set what is left for the update after `done` of `total`: all at first, 1 / total in the last one."""
+        self.left = 1 - done / total if self.falls else 1.0
 
 
 @dataclass(frozen=True)
@@ -146,7 +153,7 @@ def taught_loss(states: Sequence[Tensor], part: Part, teacher: Teacher, items: i
         for own, its in teacher.layers
     ]
     count = linked.sum().clamp(min=1) if items is None else items
-    return teacher.weight * torch.stack(distances).mean(0).sum() / count
+    return teacher.left * teacher.weight * torch.stack(distances).mean(0).sum() / count
 
 
 def span_means(states: Tensor, start: Tensor, end: Tensor) -> Tensor:
