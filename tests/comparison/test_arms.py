@@ -268,7 +268,7 @@ def test_settings_of_a_variant_that_do_not_fit_are_refused(changes: dict[str, An
     [
         (
             {"variants": {"mine": {}}},
-            r"comparison: variants: expected names like 'counts\+mine', an arm and a name of yours, found 'mine'",
+            r"comparison: variants: expected names like 'counts\+mine', an arm and a name of yours .*, found 'mine'",
         ),
         ({"variants": {"counts+": {}}}, r"found 'counts\+'"),
         ({"variants": {"cuonts+mine": {}}}, r"found 'cuonts\+mine' .*; did you mean 'counts'\?"),

@@ -143,8 +143,13 @@ class TestNames:
 
     @pytest.mark.parametrize("name", NAMES)
     def test_an_arm_must_be_one_of_ours(self, name: str) -> None:
-        with pytest.raises(ConfigError, match=r"comparison\.arms|found a NUL"):
+        with pytest.raises(ConfigError, match=r"comparison(\.|: )arms|found a NUL"):
             make_config({"comparison": {"arms": [name]}, **whole()})
+
+    @pytest.mark.parametrize("name", [name for name in NAMES if name != "CON"])  # after an arm it names no device
+    def test_a_variant_has_a_plain_name(self, name: str) -> None:
+        with pytest.raises(ConfigError, match=r"comparison: variants: expected names like|found a NUL"):
+            make_config({"comparison": {"variants": {f"counts+{name}": {}}}, **whole()})
 
     @pytest.mark.parametrize("name", NAMES)
     def test_a_set_of_a_strange_name_is_kept_under_a_digest(

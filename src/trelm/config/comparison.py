@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
@@ -38,6 +39,9 @@ SHARED = (
 """What all cells have alike, so that they can be compared: no variant has its own."""
 
 
+_OWN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,59}")
+
+
 class ComparisonConfig(Section):
     """`trelm compare`: each arm with each seed is a cell, and each cell may cost what `budget` says."""
 
@@ -65,9 +69,10 @@ class ComparisonConfig(Section):
     def _known_arms(self) -> ComparisonConfig:
         for name in self.variants:
             arm, plus, own = name.partition("+")
-            if arm not in ARM_NAMES or not plus or not own:
+            if arm not in ARM_NAMES or not plus or not _OWN_NAME.fullmatch(own):  # it names folders
                 raise ValueError(
-                    f"variants: expected names like 'counts+mine', an arm and a name of yours, found '{name}' "
+                    "variants: expected names like 'counts+mine', an arm and a name of yours (letters, digits, - _ .), "
+                    f"found '{name}' "
                     f"(arms: {', '.join(ARM_NAMES)}){did_you_mean(arm, ARM_NAMES)}"
                 )
             self._refuse_shared(name)
