@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from trelm.comparison.arms import ARMS, TRANSFERS, Arm, CellStage, arm_named, combines, reorders, without_cross_lingual
+from trelm.comparison.arms import ARMS, TRANSFERS, Arm, CellStage, arm_named, reorders, without_cross_lingual
 from trelm.config import ARM_NAMES, Config, make_config
 from trelm.errors import ConfigError
 from trelm.report.comparison import ABLATIONS, is_rival
-from trelm.stages import COMBINATION, PLAIN, START, TRANSFER_LOWER
+from trelm.stages import COMBINATION, PLAIN, START, TRANSFER_LOWER, combines
 
 
 def config(**values: object) -> Config:
@@ -96,7 +96,7 @@ def test_each_stage_starts_from_one_before_it(name: str, stages: dict[str, Any])
 def test_the_programs(name: str, stages: int, combined: bool) -> None:
     program = ARMS[name].program(ARMS[name].configure(WITH_DICTIONARY, seed=1))
     assert len(program) == stages
-    assert combines(program) == combined
+    assert combines(part.stage for part in program) == combined
     assert (program[-1].stage.name == PLAIN) == (stages > 1 and name != "trelm-paper")
 
 

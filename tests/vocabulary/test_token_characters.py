@@ -23,10 +23,10 @@ def tokenizer(request: pytest.FixtureRequest) -> PreTrainedTokenizerBase:
 
 def test_ids_are_those_of_lines_without_their_characters(tokenizer: PreTrainedTokenizerBase) -> None:
     ragged, _ = encode_lines(tokenizer, LINES, max_pieces=None)
-    found = encoded_with_characters(tokenizer, LINES)
+    found = list(encoded_with_characters(tokenizer, LINES))
     assert [ids.tolist() for ids, _ in found] == [row.tolist() for row in ragged]
     assert all(ids.dtype == np.int32 and characters.shape == (len(ids), 2) for ids, characters in found)
-    assert encoded_with_characters(tokenizer, []) == []
+    assert list(encoded_with_characters(tokenizer, [])) == []
 
 
 def test_the_line_cut_there_is_the_token(tokenizer: PreTrainedTokenizerBase) -> None:

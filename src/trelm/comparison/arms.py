@@ -9,7 +9,6 @@ from typing import Any, Literal
 from trelm.config import Config, StageConfig, lay_over, make_config, recipe_values
 from trelm.errors import ConfigError
 from trelm.stages import (
-    COMBINATION,
     COMMONALITY,
     CROSS_LINGUAL,
     EVERYTHING,
@@ -22,7 +21,7 @@ from trelm.stages import (
     Stage,
 )
 from trelm.steps.context import ALIGNMENT, EMBEDDINGS, HEAD, WORD_LINKS
-from trelm.steps.training import planned_stages
+from trelm.steps.training import planned_stages, section_of
 
 MASKED, JOINT = "masked", "joint"
 TRANSFERS = (TRANSFER_UPPER, TRANSFER_LOWER)
@@ -146,7 +145,7 @@ def _with_halves(config: Config, arm: str) -> tuple[CellStage, ...]:
 
 
 def _with_settings(config: Config, stages: tuple[Stage, ...]) -> tuple[CellStage, ...]:
-    return tuple(CellStage(stage, getattr(config.stages, stage.name.replace("-", "_"))) for stage in stages)
+    return tuple(CellStage(stage, section_of(config, stage)) for stage in stages)
 
 
 def _without_pairs(feeds: Feeds) -> Feeds:
@@ -172,11 +171,6 @@ def _with_share(settings: StageConfig, share: float) -> StageConfig:
 def _whole(settings: StageConfig) -> StageConfig:
     """The same for a stage that has the whole budget."""
     return _with_share(settings, 1.0)
-
-
-def combines(parts: tuple[CellStage, ...]) -> bool:
-    """Whether the halves of two stages are to be combined."""
-    return any(part.stage.starts_from == COMBINATION for part in parts)
 
 
 def reorders(parts: tuple[CellStage, ...]) -> bool:

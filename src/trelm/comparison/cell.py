@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -69,6 +70,11 @@ class Cell:
 def cell_key(name: str, seed: int) -> str:
     """A cell's name in folders, and among what failed."""
     return f"{name}/seed-{seed}"
+
+
+def result_path(results: Path, name: str, seed: int) -> Path:
+    """Where a cell's figures lie once it is done."""
+    return results / f"{cell_key(name, seed)}.json"
 
 
 def start_model(cell: Cell) -> TrelmForMaskedLM:

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from trelm.comparison.cell import cell_key
+from trelm.comparison.cell import cell_key, result_path
 from trelm.comparison.portable import Portable
 from trelm.comparison.run import Job, do_cells
 from trelm.errors import ComparisonError, TrelmError, first_line
@@ -110,11 +110,6 @@ def _claim(work: Run, out: Path, config_text: str) -> None:
             "another; choose another --out folder"
         )
     work.claim(config_text)
-
-
-def result_path(out: Path, name: str, seed: int) -> Path:
-    """Where a cell's figures lie once it is done."""
-    return out / f"{cell_key(name, seed)}.json"
 
 
 def _job(portable: Portable, out: Path, name: str, seed: int) -> Job:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from trelm.comparison.arms import combines
 from trelm.comparison.cell import Cell
 from trelm.comparison.work import EVALUATION, PLAN, stage_folder
+from trelm.stages import combines
 from trelm.steps.context import Figures
 from trelm.steps.outcome import versions
 
@@ -53,7 +53,7 @@ def cell_result(cell: Cell, tasks: dict[str, Figures]) -> dict[str, Any]:
             part.stage.name: {name: stage[name] for name in STAGE_FIGURES if name in stage}
             for part, stage in zip(cell.program, stages)
         },
-        "combined": combines(cell.program),
+        "combined": combines(part.stage for part in cell.program),
         "scores": scores,
         "examples": evaluation["examples"],
         "device": context.device,

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from trelm.comparison.arms import Arm, arm_named
-from trelm.comparison.cell import Cell, cell_key
+from trelm.comparison.cell import Cell, cell_key, result_path
 from trelm.comparison.inputs import PreparedInputs
 from trelm.comparison.pictures import table_picture, word_link_picture
 from trelm.comparison.preparation import CellRun, places, plan_preparation, prepare_all
@@ -72,14 +72,16 @@ class Comparison:
     def job(self, cell: tuple[str, int]) -> Job:
         """A cell as something to be done."""
         name, seed = cell
-        return Job(name, seed, self.result_path(name, seed), partial(self.cell, name, seed), self._place(name, seed))
+        return Job(
+            name,
+            seed,
+            result_path(self.root / RESULTS, name, seed),
+            partial(self.cell, name, seed),
+            self._place(name, seed),
+        )
 
     def _place(self, name: str, seed: int) -> Path:
         return self.root / CELLS / cell_key(name, seed)
-
-    def result_path(self, name: str, seed: int) -> Path:
-        """Where a cell's figures lie once it is done."""
-        return self.root / RESULTS / name / f"seed-{seed}.json"
 
 
 @dataclass(frozen=True)

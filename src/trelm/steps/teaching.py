@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import ExitStack
-from itertools import islice
+from itertools import tee
 from pathlib import Path
 
 import numpy as np
@@ -26,21 +26,18 @@ def write_teaching(context: Context, folder: Path, sentences: Iterable[str]) -> 
         folder: where the links of the pairs lie, and where the files go. sentences: the pairs' source side.
     """
     links = Ragged.load(folder, "source-of-target")
-    lines = iter(sentences)
-    linked = taught = done = 0
+    tokenizers = (context.tokenizer, context.pretrained.tokenizer)
+    own, others = (encoded_with_characters(one, lines) for one, lines in zip(tokenizers, tee(sentences)))
+    linked = taught = 0
     with ExitStack() as stack:
         read, *spans = (stack.enter_context(written(folder, name)) for name in (READ, STARTS, ENDS))
-        while part := list(islice(lines, 2_000)):
-            own = encoded_with_characters(context.tokenizer, part)
-            others = encoded_with_characters(context.pretrained.tokenizer, part)
-            for (_, characters), (ids, its) in zip(own, others):
-                both = linked_spans(links[done], characters, its)
-                read.append(ids, np.array([len(ids)]))
-                for writer, span in zip(spans, both):
-                    writer.append(span, np.array([len(span)]))
-                linked += int((links[done] != NO_LINK).sum())
-                taught += int((both[0] != NO_LINK).sum())
-                done += 1
+        for number, ((_, characters), (ids, its)) in enumerate(zip(own, others)):
+            both = linked_spans(links[number], characters, its)
+            read.append(ids, np.array([len(ids)]))
+            for writer, span in zip(spans, both):
+                writer.append(span, np.array([len(span)]))
+            linked += int((links[number] != NO_LINK).sum())
+            taught += int((both[0] != NO_LINK).sum())
     return {"teacher_tokens": read.tokens, "linked_positions": linked, "taught_positions": taught}
 
 

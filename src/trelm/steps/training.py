@@ -151,8 +151,7 @@ def planned_stages(config: Config) -> tuple[Stage, ...]:
 
 def masked_as(config: Config, stage: Stage) -> Stage:
     """The stage with the mask rate of its section."""
-    section: StageConfig = getattr(config.stages, stage.name.replace("-", "_"))
-    return replace(stage, mask_rate=section.mask_rate)
+    return replace(stage, mask_rate=section_of(config, stage).mask_rate)
 
 
 def joint_feeds(settings: JointStageConfig) -> Feeds:
@@ -186,10 +185,15 @@ def combine_halves(context: Context, folder: Path, tell: StepProgress) -> Figure
     return {}
 
 
-def stage_settings(context: Context, stage: Stage) -> StageConfig:
+def section_of(config: Config, stage: Stage) -> StageConfig:
     """The configuration's section of a stage."""
-    section: StageConfig = getattr(context.config.stages, stage.name.replace("-", "_"))
+    section: StageConfig = getattr(config.stages, stage.name.replace("-", "_"))
     return section
+
+
+def stage_settings(context: Context, stage: Stage) -> StageConfig:
+    """The same of a run's configuration."""
+    return section_of(context.config, stage)
 
 
 def load_model(context: Context, name: str) -> TrelmForMaskedLM:

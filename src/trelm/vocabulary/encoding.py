@@ -86,17 +86,17 @@ def _encoded(tokenizer: PreTrainedTokenizerBase, lines: Iterable[str], batch: in
 
 
 def encoded_with_characters(
-    tokenizer: PreTrainedTokenizerBase, lines: Sequence[str]
-) -> list[tuple[NDArray[np.int32], NDArray[np.int64]]]:
+    tokenizer: PreTrainedTokenizerBase, lines: Iterable[str], *, batch: int = 2_000
+) -> Iterator[tuple[NDArray[np.int32], NDArray[np.int64]]]:
     """The ids of each line as `encode_lines` gives them, and of each token its characters in the line.
 
-    Returns:
+    Yields:
         ids (n,) and (n, 2), the first character and the one after the last, of each line.
     """
-    encodings = plain_backend(tokenizer).encode_batch(list(lines), add_special_tokens=False)
-    return [
-        (np.array(one.ids, dtype=np.int32), np.array(one.offsets, dtype=np.int64).reshape(-1, 2)) for one in encodings
-    ]
+    backend = plain_backend(tokenizer)
+    for part in batches(lines, batch):
+        for one in backend.encode_batch(part, add_special_tokens=False):
+            yield np.array(one.ids, dtype=np.int32), np.array(one.offsets, dtype=np.int64).reshape(-1, 2)
 
 
 def _flat(ids: Sequence[Sequence[int]]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
