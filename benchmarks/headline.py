@@ -100,7 +100,7 @@ def _headline_row(regime: Regime, grid: Grid) -> str:
         str(len({cell.seed for cell in grid.of(OURS)})),
         f"**{_value(bits, OURS)}**",
         _value(bits, "scratch"),
-        f"{_value(bits, bits.rival)} ({bits.rival})",
+        "" if bits.rival is None else f"{_value(bits, bits.rival)} ({bits.rival})",
         f"**{100 * tasks[OURS]:.1f}**" if OURS in tasks else "",
         f"{100 * tasks['scratch']:.1f}" if "scratch" in tasks else "",
         "" if best is None else f"{100 * rivals[best]:.1f} ({best})",
