@@ -68,6 +68,16 @@ def test_an_encoder_from_a_folder_is_the_one_in_memory(tiny_bert: Path) -> None:
     assert model_digest(model, loaded.tokenizer) not in (loaded.digest, encoder_of(own, loaded.tokenizer).digest)
 
 
+def test_what_a_tokenizer_was_last_asked_for_does_not_change_the_digest(tiny_bert: Path) -> None:
+    loaded = load_encoder(str(tiny_bert))
+    model = loaded.build()
+    before = model_digest(model, loaded.tokenizer)
+    loaded.tokenizer(["a word", "words and words"], truncation=True, max_length=4, padding=True)
+    assert json.loads(loaded.tokenizer.backend_tokenizer.to_str())["truncation"] is not None
+    assert model_digest(model, loaded.tokenizer) == before == loaded.digest
+    assert json.loads(loaded.tokenizer.backend_tokenizer.to_str())["truncation"] is not None  # left as it was
+
+
 def test_a_trelm_model_is_told_the_language_of_train_and_of_test(tmp_path: Path, tiny_bert: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_bert)
     source = AutoConfig.from_pretrained(tiny_bert)

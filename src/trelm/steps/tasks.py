@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from tokenizers import Tokenizer
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
@@ -207,7 +208,10 @@ def model_digest(model: nn.Module, tokenizer: Any) -> str:
     for incidental in ("_name_or_path", "transformers_version", "architectures"):
         values.pop(incidental, None)
     found.update(json.dumps(values, sort_keys=True, default=str).encode())
-    found.update(tokenizer.backend_tokenizer.to_str().encode())
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.no_truncation()  # these two are what its last call asked for
+    backend.no_padding()
+    found.update(backend.to_str().encode())
     return found.hexdigest()[:16]
 
 
