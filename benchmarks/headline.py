@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from trelm.report.comparison import BITS, MetricSummary, Standing, budget_to_reach, is_rival, lower_metrics, summary
+from trelm.report.comparison import BITS, MetricSummary, Reach, Standing, budget_to_reach, is_rival, lower_metrics, summary
 from trelm.report.comparison_schema import COMPARISON, Grid, read_comparison
 from trelm.workspace import write_text
 
@@ -93,8 +93,6 @@ def _headline_row(regime: Regime, grid: Grid) -> str:
     rivals = {arm: value for arm, value in tasks.items() if is_rival(arm) and arm != "scratch"}
     best = max(rivals, key=lambda arm: rivals[arm], default=None)
     reach = budget_to_reach(grid.cells)
-    ours = None if reach is None else reach.arms.get(OURS, {}).get("flops")
-    ratio = "" if ours is None or ours.ratio is None else f"1/{ours.ratio:.0f}"
     cells = [
         f"{regime.pair}, {regime.name}",
         str(len({cell.seed for cell in grid.of(OURS)})),
@@ -104,9 +102,16 @@ def _headline_row(regime: Regime, grid: Grid) -> str:
         f"**{100 * tasks[OURS]:.1f}**" if OURS in tasks else "",
         f"{100 * tasks['scratch']:.1f}" if "scratch" in tasks else "",
         "" if best is None else f"{100 * rivals[best]:.1f} ({best})",
-        ratio,
+        _share(None if reach is None else reach.arms.get(OURS, {}).get("flops")),
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def _share(reach: Reach | None) -> str:
+    """Of the budget of `scratch`, what ours needs to be as good."""
+    if reach is None or reach.mean is None:
+        return ""
+    return "none of it" if reach.mean == 0 else f"1/{reach.ratio:.0f}"
 
 
 def table(regime: Regime, grid: Grid) -> str:
