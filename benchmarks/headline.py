@@ -14,7 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from trelm.report.comparison import BITS, MetricSummary, Reach, Standing, budget_to_reach, is_rival, lower_metrics, summary
+from trelm.report.comparison import (
+    BITS,
+    MetricSummary,
+    Reach,
+    Standing,
+    budget_to_reach,
+    is_rival,
+    lower_metrics,
+    summary,
+)
 from trelm.report.comparison_schema import COMPARISON, Grid, read_comparison
 from trelm.workspace import write_text
 
@@ -111,7 +120,7 @@ def _share(reach: Reach | None) -> str:
     """Of the budget of `scratch`, what ours needs to be as good."""
     if reach is None or reach.mean is None:
         return ""
-    return "none of it" if reach.mean == 0 else f"1/{reach.ratio:.0f}"
+    return "none: better before training" if reach.mean == 0 else f"1/{reach.ratio:.0f}"
 
 
 def table(regime: Regime, grid: Grid) -> str:
